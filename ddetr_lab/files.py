@@ -1,0 +1,162 @@
+"""Find a checkpoint's files (folder, shipped name or hub) and write files that are whole or not there.
+
+Built in chapter 12.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["HubOptions", "find_file", "is_shipped", "shipped", "shipped_names", "write_atomically"]
+
+_WEIGHTS = Path(__file__).parent / "weights"
+
+# What `find_file` passes on to the hub client; a tuple so that callers can split their own keyword arguments by it.
+HubOptions: tuple[str, ...] = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+
+def shipped_names() -> list[str]:
+    """List the names of the trained models that come with the package, sorted."""
+    if not _WEIGHTS.is_dir():
+        return []
+    return sorted(folder.name for folder in _WEIGHTS.iterdir() if (folder / "config.json").is_file())
+
+
+def is_shipped(name: str | os.PathLike[str]) -> bool:
+    """Tell whether ``name`` is one of the shipped models; a path that merely ends in such a name is not."""
+    return str(name) in shipped_names()
+
+
+def shipped(name: str) -> Path:
+    """Return the folder of a trained model that comes with the package.
+
+    The folder holds ``config.json``, ``model.safetensors``, ``preprocessor_config.json`` and a card, ``README.md``.
+
+    Args:
+        name: for example ``"digits"``.
+
+    Raises:
+        KeyError: if no such model is shipped; the message lists those that are.
+
+    Built in chapter 1.
+    """
+    if not is_shipped(name):
+        raise KeyError(
+            f"shipped({name!r}): no trained model of that name comes with this package, "
+            f"which has {', '.join(shipped_names()) or 'none'}; for a folder of your own call from_pretrained(folder)"
+        )
+    return _WEIGHTS / name
+
+
+def find_file(name_or_path: str | os.PathLike[str], filename: str, **hub_options: object) -> Path:
+    """Find one file of a checkpoint, in a folder first, then among the shipped models, then on the hub.
+
+    Args:
+        name_or_path: a folder; or the name of a shipped model such as ``"digits"``; or a hub repository such as
+            ``"SenseTime/deformable-detr"``. A folder wins over the other two.
+        filename: the file inside it, for example ``"config.json"``.
+        **hub_options: any of ``HubOptions``, in the meaning of ``huggingface_hub.hf_hub_download``; ``subfolder``
+            counts for folders too.
+
+    Returns:
+        The path of an existing file.
+
+    Raises:
+        FileNotFoundError: if there is no such file; says what was looked at and how to go on without a network.
+        ImportError: if the hub is needed and ``huggingface_hub`` is not installed.
+        TypeError: for an option outside ``HubOptions``.
+    """
+    unknown = sorted(set(hub_options) - set(HubOptions))
+    if unknown:
+        raise TypeError(f"unknown option {', '.join(unknown)}: expected some of {', '.join(HubOptions)}")
+    folder = Path(name_or_path).expanduser()
+    if not folder.is_dir() and is_shipped(name_or_path):
+        folder = _WEIGHTS / str(name_or_path)
+    if folder.is_dir():
+        path = folder / str(hub_options.get("subfolder") or "") / filename
+        if not path.is_file():
+            present = ", ".join(sorted(entry.name for entry in folder.iterdir())[:10]) or "nothing"
+            raise FileNotFoundError(
+                f"no {filename} in the folder {folder}, which holds {present}; expected what save_pretrained writes"
+            )
+        return path
+    if not _is_repository_name(name_or_path):
+        raise FileNotFoundError(
+            f"{str(name_or_path)!r} is no folder, and neither a shipped model ({', '.join(shipped_names()) or 'none'}) "
+            "nor a hub name such as 'SenseTime/deformable-detr'; give the folder that save_pretrained wrote"
+        )
+    return _download(str(name_or_path), filename, hub_options)
+
+
+def _is_repository_name(name: str | os.PathLike[str]) -> bool:
+    # A path, or a string written like one, is never sent to the network: a typo in a folder stays a local error.
+    if not isinstance(name, str) or not name or name.startswith((".", "/", "~", "-")) or "\\" in name:
+        return False
+    parts = name.split("/")
+    return len(parts) <= 2 and all(part and part.replace("-", "").replace("_", "").replace(".", "") for part in parts)
+
+
+def _download(repository: str, filename: str, hub_options: dict[str, object]) -> Path:
+    try:
+        import huggingface_hub
+        from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+    except ImportError as error:
+        raise ImportError(
+            f"{repository!r} is no folder here, and the hub needs huggingface_hub, which is not installed: "
+            "pip install huggingface_hub, or give a folder that save_pretrained wrote"
+        ) from error
+    offline = (
+        f"{filename} of {repository!r} is not in the local cache and the hub could not be reached. "
+        f"With a network: huggingface-cli download {repository} --local-dir FOLDER; then from_pretrained('FOLDER'). "
+        f"Without one: use a folder, or a shipped model ({', '.join(shipped_names()) or 'none here'})"
+    )
+    try:
+        return Path(huggingface_hub.hf_hub_download(repository, filename, **hub_options))  # type: ignore[arg-type]
+    except LocalEntryNotFoundError as error:
+        raise FileNotFoundError(offline) from error
+    except EntryNotFoundError as error:
+        raise FileNotFoundError(f"the hub repository {repository!r} has no file {filename}") from error
+    except RepositoryNotFoundError as error:
+        raise FileNotFoundError(
+            f"{repository!r} is no folder here and no public repository on the hub: check the spelling, or pass token="
+        ) from error
+    except (OSError, ValueError) as error:
+        # Refused connections, time-outs, offline mode and malformed names; programming errors pass through untouched.
+        raise FileNotFoundError(f"{offline} ({type(error).__name__}: {error})") from error
+
+
+def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
+    """Write a file so that a reader, or a crash, sees the old file or the new one, never half of one.
+
+    Args:
+        path: where the file shall be; its folder must exist.
+        write: called with the path of an empty file beside ``path``, which it fills.
+
+    Raises:
+        OSError: whatever ``write`` met, for example a full disk; the file at ``path`` is then as it was.
+    """
+    target = Path(path)
+    with _temporary_beside(target) as temporary:
+        write(temporary)
+        with open(temporary, "rb+") as stream:
+            os.fsync(stream.fileno())  # the bytes must be on disk before the name points to them
+        os.replace(temporary, target)
+
+
+@contextmanager
+def _temporary_beside(target: Path) -> Iterator[Path]:
+    # Beside the target, as os.replace is atomic only within one file system.
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; a checkpoint is an ordinary one
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
