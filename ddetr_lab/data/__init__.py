@@ -1,0 +1,17 @@
+"""Datasets: pictures with boxes in, items that the image processor takes out.
+
+An item of every dataset here is ``(picture, annotation)``: an RGB Pillow image and
+``{"image_id": int, "annotations": [{"bbox": [x, y, w, h], "category_id": label, "area": ..., "iscrowd": 0}, ...]}``
+with boxes in pixels and labels counted from 0. A dataset also has ``categories``, a dictionary from label to name,
+and ``coco_ground_truth()``, the COCO dictionary that evaluation scores against.
+
+* ``digits``: DigitScenes, generated from what scikit-learn and scikit-image ship.
+
+Built in chapters 2 and 16 to 18.
+"""
+
+from __future__ import annotations
+
+from ddetr_lab.data.digits import DigitScenes
+
+__all__ = ["DigitScenes"]
