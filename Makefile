@@ -1,0 +1,97 @@
+# Two commands do everything: `make book` and `make test`. Each makes the environment it needs in .venv,
+# and does nothing that it has already done. `make help` lists the rest.
+
+PYTHON ?= python3
+JOBS ?= 2
+PYTEST_ARGS ?=
+PIP_ARGS ?=
+
+# Relative paths only, so that a checkout may lie under a folder with spaces in its name.
+VENV := .venv
+PY := $(VENV)/bin/python
+BOOK_READY := $(VENV)/.ready-book
+TEST_READY := $(VENV)/.ready-test
+INDEX := _build/html/index.html
+BOOK_SOURCES := _config.yml $(shell find book -type f ! -path '*/.*' ! -path '*/__pycache__/*' 2>/dev/null)
+
+NBVAL := --nbval --nbval-current-env --nbval-sanitize-with=tests/book/nbval_sanitize.cfg --nbval-cell-timeout=600
+
+# The address of the public repository, if there is one: it puts repository and launch buttons on the pages.
+BOOK_REPOSITORY ?=
+export BOOK_REPOSITORY
+
+.PHONY: help book test lab lint format coverage golden-report clean distclean force
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make book           set up .venv, render the book, print the address of its first page'
+	@echo 'make test           set up .venv, run every test and every notebook (JOBS=2 processes)'
+	@echo 'make lab            set up .venv, open the chapters in JupyterLab'
+	@echo 'make lint           ruff and mypy;   make format   lets ruff rewrite the files'
+	@echo 'make coverage       which lines of ddetr_lab the tests reach'
+	@echo 'make golden-report  largest differences from the stored numbers of the reference'
+	@echo 'make clean          remove what was built;   make distclean   also removes .venv'
+	@echo
+	@echo 'PYTHON=python3.12 chooses the interpreter (3.10 or later) when .venv is first made;'
+	@echo 'PYTEST_ARGS and PIP_ARGS are passed on, BOOK_REPOSITORY=URL puts that link on the pages.'
+
+$(PY):
+	@command -v $(PYTHON) >/dev/null || { echo "There is no '$(PYTHON)' here. Install Python 3.10 or later, or say PYTHON=/path/to/python3."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$(PYTHON) is older than Python 3.10. Choose another one: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "$(PYTHON) cannot make environments (on Debian and Ubuntu: apt install python3-venv)."; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# An environment that was made by hand is used as it is: pip adds only what is missing.
+$(BOOK_READY): pyproject.toml | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[book]'
+	@touch $@
+
+# `test` contains `book`, so one stamp answers for the other.
+$(TEST_READY): pyproject.toml | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[test]'
+	@touch $(BOOK_READY) $@
+
+book: $(INDEX)
+	@echo
+	@echo 'The book is ready. Open this page in a browser:'
+	@echo '  $(CURDIR)/$(INDEX)'
+
+# --all: without it Sphinx re-reads changed pages only, and a link that broke elsewhere stays hidden.
+$(INDEX): $(BOOK_SOURCES) $(BOOK_READY) $(if $(BOOK_REPOSITORY),force)
+	$(PY) $(VENV)/bin/jupyter-book build book --config _config.yml --path-output . -W -n --keep-going --all
+	@touch $@
+
+# One thread a process: two processes with two threads each on two cores are several times slower.
+test coverage golden-report: export OMP_NUM_THREADS = 1
+test coverage golden-report: export MKL_NUM_THREADS = 1
+
+test: $(TEST_READY)
+	$(PY) -m pytest tests book $(NBVAL) -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+
+coverage: $(TEST_READY)
+	$(PY) -m pytest tests -n $(JOBS) --dist loadfile --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
+
+lab: $(BOOK_READY)
+	$(PY) -m jupyter lab --notebook-dir=book
+
+lint: $(TEST_READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: $(TEST_READY)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+golden-report: $(TEST_READY)
+	$(PY) tests/golden/report.py
+
+clean:
+	rm -rf _build build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis htmlcov .coverage
+	find ddetr_lab tests book -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV) ddetr_lab.egg-info
+
+force:

@@ -1,0 +1,49 @@
+"""What the book's pages need beyond _config.yml, which cannot read the environment.
+
+`BOOK_REPOSITORY=https://host/owner/name make book` puts the repository button and, for hosts that Binder and Colab
+know, the launch buttons on every page. Without it there are none: a made-up address would be worse than no button.
+"""
+
+import os
+import re
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.config import Config
+
+ADDRESS = re.compile(r"https://[\w.-]+(:\d+)?/[\w./~-]+")
+
+
+def repository_options(address: str) -> dict[str, Any]:
+    """Theme options for a repository's address; none for an empty one.
+
+    Raises:
+        ValueError: if the address is not of the form https://host/owner/name.
+    """
+    address = address.strip().rstrip("/").removesuffix(".git")
+    if not address:
+        return {}
+    if not ADDRESS.fullmatch(address):
+        raise ValueError(f"BOOK_REPOSITORY is {address!r}, but expected is an address like https://host/owner/name.")
+    options: dict[str, Any] = {"repository_url": address, "use_repository_button": True, "use_issues_button": True}
+    if address.startswith("https://github.com/"):
+        options["launch_buttons"] = {
+            "notebook_interface": "jupyterlab",
+            "binderhub_url": "https://mybinder.org",
+            "colab_url": "https://colab.research.google.com",
+        }
+    return options
+
+
+def add_repository(app: Sphinx, config: Config) -> None:
+    """Merge the options of BOOK_REPOSITORY into the theme's options."""
+    config.html_theme_options = {
+        **config.html_theme_options,
+        **repository_options(os.environ.get("BOOK_REPOSITORY", "")),
+    }
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register with Sphinx; the theme reads its options later than this event."""
+    app.connect("config-inited", add_repository)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
