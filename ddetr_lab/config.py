@@ -210,7 +210,7 @@ class DeformableDetrConfig(ConfigBase):
         if self.use_timm_backbone:
             if levels == 2:
                 raise ValueError(
-                    "num_feature_levels = 2, expected 1 or at least 3: a timm backbone gives its last map or its last three"
+                    "num_feature_levels = 2, expected 1 or at least 3: timm gives its last map, or the last three"
                 )
             return
         maps = len(self.backbone_config.out_features) if self.backbone_config is not None else 1

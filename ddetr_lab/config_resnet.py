@@ -5,6 +5,7 @@ Built in chapter 12.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ddetr_lab.config_base import ConfigBase
@@ -40,13 +41,13 @@ class ResNetConfig(ConfigBase):
         self,
         num_channels: int = 3,
         embedding_size: int = 64,
-        hidden_sizes: list[int] | tuple[int, ...] = (256, 512, 1024, 2048),
-        depths: list[int] | tuple[int, ...] = (3, 4, 6, 3),
+        hidden_sizes: Sequence[int] = (256, 512, 1024, 2048),
+        depths: Sequence[int] = (3, 4, 6, 3),
         layer_type: str = "bottleneck",
         hidden_act: str = "relu",
         downsample_in_first_stage: bool = False,
-        out_features: list[str] | None = None,
-        out_indices: list[int] | tuple[int, ...] | None = None,
+        out_features: Sequence[str] | None = None,
+        out_indices: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs.pop("stage_names", None)  # written to files, but it follows from depths
@@ -68,22 +69,25 @@ class ResNetConfig(ConfigBase):
         self.stage_names = ["stem", *(f"stage{number + 1}" for number in range(len(depths)))]
         self.out_features, self.out_indices = self._align(out_features, out_indices)
 
-    def _align(self, features: list[str] | None, indices: Any) -> tuple[list[str], list[int]]:
+    def _align(self, features: Sequence[str] | None, indices: Sequence[int] | None) -> tuple[list[str], list[int]]:
         names = self.stage_names
-        if features is None:
-            indices = [len(names) - 1] if indices is None else [int(index) for index in indices]
-            if not all(0 <= index < len(names) for index in indices):
+        if indices is not None:
+            if not all(-len(names) <= index < len(names) for index in indices):
                 raise ValueError(
                     f"backbone_config.out_indices = {indices}, expected numbers from 0 to {len(names) - 1}"
                 )
-            features = [names[index] for index in indices]
-        unknown = [feature for feature in features if feature not in names]
-        if unknown or not features:
-            raise ValueError(f"backbone_config.out_features = {features}, expected some of {', '.join(names)}")
-        implied = [names.index(feature) for feature in features]
-        if indices is not None and list(indices) != implied:
+            indices = [int(index) % len(names) for index in indices]
+        if features is None:
+            features = [names[index] for index in indices] if indices is not None else [names[-1]]
+        # Maps come out finest first whatever the order of their names, and input projections are made in that order.
+        if not features or list(features) != [name for name in names if name in features]:
             raise ValueError(
-                f"backbone_config.out_indices = {list(indices)} and out_features = {features} do not name the same "
+                f"backbone_config.out_features = {list(features)}, expected some of {', '.join(names)} in this order"
+            )
+        implied = [names.index(feature) for feature in features]
+        if indices is not None and indices != implied:
+            raise ValueError(
+                f"backbone_config.out_indices = {indices} and out_features = {list(features)} do not name the same "
                 "maps: leave out_indices out"
             )
         return list(features), implied

@@ -115,7 +115,7 @@ def _download(repository: str, filename: str, hub_options: dict[str, object]) ->
         f"Without one: use a folder, or a shipped model ({', '.join(shipped_names()) or 'none here'})"
     )
     try:
-        return Path(huggingface_hub.hf_hub_download(repository, filename, **hub_options))  # type: ignore[arg-type]
+        return Path(huggingface_hub.hf_hub_download(repository, filename, **hub_options))
     except LocalEntryNotFoundError as error:
         raise FileNotFoundError(offline) from error
     except EntryNotFoundError as error:
