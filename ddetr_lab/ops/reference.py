@@ -1,0 +1,101 @@
+"""Deformable attention twice in plain PyTorch: the definition as loops, and the same vectorised.
+
+Both compute, for every picture, query and head (Deformable DETR, eq. 3 without its outer projections),
+
+    output = sum over levels l and points k of  A_lk * value_l(location_lk),
+
+where ``value_l(...)`` is bilinear interpolation between the four nearest cells of level l. A location (x, y)
+is given in 0-1 of the padded map; a cell's centre sits half a cell inside, hence ``pixel = u * size - 0.5``.
+Cells outside a map read zero.
+
+Built in chapter 6 (loops) and chapter 7 (grid_sample).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ddetr_lab.boxes import at_least_float32
+
+__all__ = ["ms_deform_attn_grid_sample", "ms_deform_attn_loops"]
+
+
+def ms_deform_attn_loops(
+    value: Tensor, spatial_shapes: Sequence[tuple[int, int]], sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """Compute deformable attention one sample at a time: slow, short, and what every other path is held against.
+
+    Args:
+        value: (B, S, M, D) float. The flattened maps, level after level, row after row.
+        spatial_shapes: L pairs (H, W) with S = sum of H * W.
+        sampling_locations: (B, Q, M, L, P, 2) float, (x, y) in _padnorm.
+        attention_weights: (B, Q, M, L, P) float.
+
+    Returns:
+        (B, Q, M * D) in the dtype of ``value``. A location that is not finite adds nothing.
+    """
+    batch, _, heads, channels = value.shape
+    queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
+    output = value.new_zeros(batch, queries, heads, channels)
+    for b in range(batch):
+        for q in range(queries):
+            for m in range(heads):
+                start = 0
+                for level, (height, width) in enumerate(spatial_shapes):
+                    for p in range(points):
+                        x, y = (sampling_locations[b, q, m, level, p].double() * _as_xy(width, height) - 0.5).tolist()
+                        sample = _bilinear(value[b, start : start + height * width, m], height, width, x, y)
+                        output[b, q, m] += attention_weights[b, q, m, level, p] * sample
+                    start += height * width
+    return output.flatten(2)  # (B, Q, M, D) -> (B, Q, M*D)
+
+
+def _as_xy(width: int, height: int) -> Tensor:
+    return torch.tensor([width, height], dtype=torch.float64)
+
+
+def _bilinear(level_map: Tensor, height: int, width: int, x: float, y: float) -> Tensor:
+    """Interpolate a flattened (H*W, D) map at pixel coordinates (x, y); cells outside the map read zero."""
+    result = torch.zeros_like(level_map[0])
+    if not (math.isfinite(x) and math.isfinite(y)):
+        return result
+    left, top = math.floor(x), math.floor(y)
+    for column, weight_x in ((left, left + 1 - x), (left + 1, x - left)):
+        for row, weight_y in ((top, top + 1 - y), (top + 1, y - top)):
+            if 0 <= column < width and 0 <= row < height:
+                result = result + weight_x * weight_y * level_map[row * width + column]
+    return result
+
+
+def ms_deform_attn_grid_sample(
+    value: Tensor, spatial_shapes: Sequence[tuple[int, int]], sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """Compute deformable attention with one ``grid_sample`` a level: the portable path, on any device.
+
+    Half-precision values are sampled in float32 and rounded once, at the end: ``grid_sample`` wants one dtype for
+    maps and locations, and half-precision locations would miss their pixel.
+
+    Args and result as :func:`ms_deform_attn_loops`.
+    """
+    batch, _, heads, channels = value.shape
+    _, queries, _, levels, points, _ = sampling_locations.shape
+    maps = at_least_float32(value)
+    grids = (2 * sampling_locations - 1).to(maps.dtype)  # 0-1 -> grid_sample's -1..1, both with half-pixel centres
+    sampled = []
+    for level, (level_map, (height, width)) in enumerate(
+        zip(maps.split([h * w for h, w in spatial_shapes], dim=1), spatial_shapes, strict=True)
+    ):
+        level_map = level_map.permute(0, 2, 3, 1).reshape(batch * heads, channels, height, width)  # (B*M, D, H, W)
+        grid = grids[:, :, :, level].transpose(1, 2).flatten(0, 1)  # (B, Q, M, P, 2) -> (B*M, Q, P, 2)
+        sampled.append(
+            F.grid_sample(level_map, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        )  # (B*M, D, Q, P)
+    samples = torch.stack(sampled, dim=-2).flatten(-2)  # (B*M, D, Q, L, P) -> (B*M, D, Q, L*P)
+    weights = attention_weights.transpose(1, 2).reshape(batch * heads, 1, queries, levels * points)  # (B*M, 1, Q, L*P)
+    output = (samples * weights).sum(-1)  # (B*M, D, Q)
+    return output.view(batch, heads * channels, queries).transpose(1, 2).contiguous().to(value.dtype)  # (B, Q, M*D)
