@@ -6,12 +6,16 @@ with boxes in pixels and labels counted from 0. A dataset also has ``categories`
 and ``coco_ground_truth()``, the COCO dictionary that evaluation scores against.
 
 * ``digits``: DigitScenes, generated from what scikit-learn and scikit-image ship.
+* ``coco``: a folder of pictures with a COCO file, read and written.
+* ``collate``: a list of items to a batch for the model.
 
 Built in chapters 2 and 16 to 18.
 """
 
 from __future__ import annotations
 
+from ddetr_lab.data.coco import CocoDataset, write_coco
+from ddetr_lab.data.collate import Collate
 from ddetr_lab.data.digits import DigitScenes
 
-__all__ = ["DigitScenes"]
+__all__ = ["CocoDataset", "Collate", "DigitScenes", "write_coco"]

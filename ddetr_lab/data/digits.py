@@ -61,6 +61,7 @@ _DEFAULT_SCENES = {"train": 8000, "val": 500}
 _DIGIT_COUNTS = np.array([0.08, 0.12, 0.16, 0.17, 0.16, 0.12, 0.09, 0.06, 0.04])
 _VAL_EVERY = 5  # of each class, every fifth scan is held out
 _STORED_SIDE = 320  # photographs are kept at this short side: ample for a 160-pixel crop, and quick to resize
+_REMEDY = "install scikit-learn and scikit-image, or ddetr-lab with its extra 'train'"
 _MARGIN = 2  # blank cells around a scan, so that a smooth enlargement is not cut off at the border
 _INK_THRESHOLD = 0.3  # a pixel belongs to a digit, and to its box, from this opacity on
 _MAX_COVER = 0.12  # largest part of the smaller of two boxes that the other may cover
@@ -95,12 +96,15 @@ def digit_scans(split: str) -> tuple[NDArray[np.float32], ...]:
 
     Raises:
         ValueError: if the split is unknown.
-        ModuleNotFoundError: if scikit-learn is missing.
+        ModuleNotFoundError: if scikit-learn is not installed.
 
     Built in chapter 2.
     """
     _check_split(split)
-    from sklearn.datasets import load_digits
+    try:
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"DigitScenes takes its digits from scikit-learn: {_REMEDY}") from error
 
     images, labels = load_digits(return_X_y=True)
     scans = (np.asarray(images, dtype=np.float32) / 16.0).reshape(-1, 8, 8)
@@ -118,10 +122,7 @@ def _photograph(package: str, folder: str, name: str) -> Image.Image:
     """Load one shipped photograph as RGB, shrunk once to the size that crops are taken at."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(
-            f"DigitScenes takes {name} from the package {package}, which is not installed: "
-            "install scikit-learn and scikit-image"
-        )
+        raise ModuleNotFoundError(f"DigitScenes takes {name} from {package}: {_REMEDY}")
     path = Path(next(iter(spec.submodule_search_locations))) / folder / name
     if not path.is_file():
         raise FileNotFoundError(
@@ -202,7 +203,8 @@ class DigitScenes(Dataset[tuple[Image.Image, dict[str, Any]]]):
 
         Annotation ids start at 1, because pycocotools takes an id of 0 for "not matched".
         """
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for index in range(self.num_scenes):
             (width, height), strokes = self._layout(index)
             images.append({"id": index, "file_name": f"{index:06d}.png", "width": width, "height": height})
