@@ -15,8 +15,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import Dataset
+
+from ddetr_lab.image_inputs import load_image, to_rgb
 
 __all__ = ["ANNOTATION_FILES", "CocoDataset", "DetectionDataset", "write_coco"]
 
@@ -132,16 +134,13 @@ class CocoDataset(Dataset[tuple[Image.Image, dict[str, Any]]]):
         if path is None:
             places = " or ".join(str(folder) for folder in folders)
             raise FileNotFoundError(f"picture {name} of {self.path.name} is not in {places}: pass image_folder")
-        try:
-            with Image.open(path) as opened:
-                # Cameras store "turn me" beside the pixels. Boxes were drawn on one of the two versions, and the size
-                # in the file tells which; without a size, on the upright one, as every viewer shows it.
-                size = (entry.get("width", 0), entry.get("height", 0))
-                upright = ImageOps.exif_transpose(opened)
-                as_stored = opened.size == size and upright.size != size
-                picture = (opened if as_stored else upright).convert("RGB")
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise ValueError(f"picture {path} cannot be decoded: {error}") from error
+        # Cameras store "turn me" beside the pixels. Boxes were drawn on one of the two versions, and the size in the
+        # file tells which; without a size it is the upright one, as every viewer shows it.
+        size = (entry.get("width", 0), entry.get("height", 0))
+        picture = load_image(path)
+        if all(size) and picture.size != size:
+            with Image.open(path) as stored:
+                picture = to_rgb(stored, str(path)) if stored.size == size else picture
         if all(size) and picture.size != size:
             raise ValueError(
                 f"picture {path} is {picture.width}x{picture.height}, but {self.path.name} says {size[0]}x{size[1]}: "

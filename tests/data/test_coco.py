@@ -153,7 +153,7 @@ def test_a_picture_of_another_size_or_a_broken_one_is_named(folder):
     dataset = CocoDataset(root)
     with pytest.raises(ValueError, match=r"a.png is 30x20, but annotations.json says 31x20"):
         dataset[0]
-    with pytest.raises(ValueError, match=r"b.png cannot be decoded"):
+    with pytest.raises(ValueError, match=r"b.png is (not a picture|truncated)"):
         dataset[1]
     with pytest.raises(IndexError):
         dataset[2]
