@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 
 from ddetr_lab.config_fields import BASE_FIELDS
-from ddetr_lab.files import HubOptions, find_file, write_atomically
+from ddetr_lab.files import HubOptions, find_file, write_together
 
 __all__ = ["FORMAT_VERSION", "ConfigBase"]
 
@@ -185,7 +185,7 @@ class ConfigBase:
     def to_json_file(self, json_file_path: str | os.PathLike[str], use_diff: bool = True) -> None:
         """Write ``to_json_string`` to a file, whole or not at all."""
         text = self.to_json_string(use_diff)
-        write_atomically(json_file_path, lambda path: path.write_text(text, encoding="utf-8"))
+        write_together({Path(json_file_path): lambda path: path.write_text(text, encoding="utf-8")})
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
         """Write ``config.json`` into a folder, which is made if need be.

@@ -6,12 +6,12 @@ Built in chapter 12.
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
-__all__ = ["HubOptions", "find_file", "is_shipped", "shipped", "shipped_names", "write_atomically"]
+__all__ = ["HubOptions", "find_file", "is_shipped", "shipped", "shipped_names", "write_atomically", "write_together"]
 
 _WEIGHTS = Path(__file__).parent / "weights"
 
@@ -52,13 +52,13 @@ def shipped(name: str) -> Path:
     return _WEIGHTS / name
 
 
-def find_file(name_or_path: str | os.PathLike[str], filename: str, **hub_options: object) -> Path:
-    """Find one file of a checkpoint, in a folder first, then among the shipped models, then on the hub.
+def find_file(name_or_path: str | os.PathLike[str], *filenames: str, **hub_options: Any) -> Path:
+    """Find a file of a checkpoint, in a folder first, then among the shipped models, then on the hub.
 
     Args:
         name_or_path: a folder; or the name of a shipped model such as ``"digits"``; or a hub repository such as
             ``"SenseTime/deformable-detr"``. A folder wins over the other two.
-        filename: the file inside it, for example ``"config.json"``.
+        *filenames: names inside it, for example ``"config.json"``; of several, the first that is there counts.
         **hub_options: any of ``HubOptions``, in the meaning of ``huggingface_hub.hf_hub_download``; ``subfolder``
             counts for folders too.
 
@@ -77,19 +77,24 @@ def find_file(name_or_path: str | os.PathLike[str], filename: str, **hub_options
     if not folder.is_dir() and is_shipped(name_or_path):
         folder = _WEIGHTS / str(name_or_path)
     if folder.is_dir():
-        path = folder / str(hub_options.get("subfolder") or "") / filename
-        if not path.is_file():
-            present = ", ".join(sorted(entry.name for entry in folder.iterdir())[:10]) or "nothing"
-            raise FileNotFoundError(
-                f"no {filename} in the folder {folder}, which holds {present}; expected what save_pretrained writes"
-            )
-        return path
+        return _first_in_folder(folder / str(hub_options.get("subfolder") or ""), filenames)
     if not _is_repository_name(name_or_path):
         raise FileNotFoundError(
             f"{str(name_or_path)!r} is no folder, and neither a shipped model ({', '.join(shipped_names()) or 'none'}) "
             "nor a hub name such as 'SenseTime/deformable-detr'; give the folder that save_pretrained wrote"
         )
-    return _download(str(name_or_path), filename, hub_options)
+    return _download(str(name_or_path), filenames, hub_options)
+
+
+def _first_in_folder(folder: Path, filenames: tuple[str, ...]) -> Path:
+    for filename in filenames:
+        if (folder / filename).is_file():
+            return folder / filename
+    present = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    raise FileNotFoundError(
+        f"the folder {folder} has no {' or '.join(filenames)}; it holds {', '.join(present[:10]) or 'nothing'}; "
+        "expected what save_pretrained writes"
+    )
 
 
 def _is_repository_name(name: str | os.PathLike[str]) -> bool:
@@ -100,7 +105,7 @@ def _is_repository_name(name: str | os.PathLike[str]) -> bool:
     return len(parts) <= 2 and all(part and part.replace("-", "").replace("_", "").replace(".", "") for part in parts)
 
 
-def _download(repository: str, filename: str, hub_options: dict[str, object]) -> Path:
+def _download(repository: str, filenames: tuple[str, ...], hub_options: dict[str, Any]) -> Path:
     try:
         import huggingface_hub
         from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -109,54 +114,66 @@ def _download(repository: str, filename: str, hub_options: dict[str, object]) ->
             f"{repository!r} is no folder here, and the hub needs huggingface_hub, which is not installed: "
             "pip install huggingface_hub, or give a folder that save_pretrained wrote"
         ) from error
-    offline = (
-        f"{filename} of {repository!r} is not in the local cache and the hub could not be reached. "
-        f"With a network: huggingface-cli download {repository} --local-dir FOLDER; then from_pretrained('FOLDER'). "
-        f"Without one: use a folder, or a shipped model ({', '.join(shipped_names()) or 'none here'})"
+    for filename in filenames:
+        try:
+            return Path(huggingface_hub.hf_hub_download(repository, filename, **hub_options))
+        except RepositoryNotFoundError as error:
+            raise FileNotFoundError(
+                f"{repository!r} is no folder here and no public repository on the hub: check the spelling; "
+                "a private one needs token="
+            ) from error
+        except EntryNotFoundError as error:
+            if isinstance(error, LocalEntryNotFoundError):  # not cached, and the hub does not answer
+                raise FileNotFoundError(_offline_advice(repository, filename)) from error
+        except (OSError, ValueError) as error:
+            # Refused connections, time-outs, offline mode and malformed names; programming errors pass untouched.
+            raise FileNotFoundError(
+                f"{_offline_advice(repository, filename)} ({type(error).__name__}: {error})"
+            ) from error
+    raise FileNotFoundError(f"the hub repository {repository!r} has no {' or '.join(filenames)}")
+
+
+def _offline_advice(repository: str, filename: str) -> str:
+    return (
+        f"{repository!r} is no folder here, its {filename} is not in the local cache, and the hub does not answer. "
+        f"With a network: hf download {repository} --local-dir FOLDER, then from_pretrained('FOLDER'). "
+        f"Without one: a folder, or a shipped model ({', '.join(shipped_names()) or 'none here'})"
     )
-    try:
-        return Path(huggingface_hub.hf_hub_download(repository, filename, **hub_options))
-    except LocalEntryNotFoundError as error:
-        raise FileNotFoundError(offline) from error
-    except EntryNotFoundError as error:
-        raise FileNotFoundError(f"the hub repository {repository!r} has no file {filename}") from error
-    except RepositoryNotFoundError as error:
-        raise FileNotFoundError(
-            f"{repository!r} is no folder here and no public repository on the hub: check the spelling, or pass token="
-        ) from error
-    except (OSError, ValueError) as error:
-        # Refused connections, time-outs, offline mode and malformed names; programming errors pass through untouched.
-        raise FileNotFoundError(f"{offline} ({type(error).__name__}: {error})") from error
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
-    """Write a file so that a reader, or a crash, sees the old file or the new one, never half of one.
+    """Write one file as :func:`write_together` writes several."""
+    write_together({Path(path): write})
+
+
+def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
+    """Write files so that a reader, or a crash, sees each as it was or as it shall be, never half of one.
+
+    All are written beside their places first and renamed at the end, so that a full disk leaves every old file.
 
     Args:
-        path: where the file shall be; its folder must exist.
-        write: called with the path of an empty file beside ``path``, which it fills.
+        writers: for each final path (in an existing folder) a function that fills the file whose path it is given.
 
     Raises:
-        OSError: whatever ``write`` met, for example a full disk; the file at ``path`` is then as it was.
+        OSError: whatever a writer met, for example a full disk; nothing has changed then.
     """
-    target = Path(path)
-    with _temporary_beside(target) as temporary:
-        write(temporary)
-        with open(temporary, "rb+") as stream:
-            os.fsync(stream.fileno())  # the bytes must be on disk before the name points to them
-        os.replace(temporary, target)
+    with ExitStack() as stack:
+        moves = []
+        for target, write in writers.items():
+            temporary = stack.enter_context(_temporary_beside(target))
+            write(temporary)
+            with open(temporary, "rb+") as stream:
+                os.fsync(stream.fileno())  # the bytes must be on disk before the name points to them
+            moves.append((temporary, target))
+        for temporary, target in moves:
+            os.replace(temporary, target)
 
 
 @contextmanager
 def _temporary_beside(target: Path) -> Iterator[Path]:
-    # Beside the target, as os.replace is atomic only within one file system.
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
+    # Beside the target, as os.replace is atomic only within one file system. Not tempfile, whose files are private.
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; a checkpoint is an ordinary one
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,0 +1,273 @@
+"""Save a model to a folder and load it from a folder, a shipped name, the hub or the paper authors' files.
+
+Built in chapter 12.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import warnings
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ddetr_lab.authors_checkpoint import read_authors_checkpoint
+from ddetr_lab.checkpoint_files import WEIGHT_FILES, contiguous_copy, read_weights, write_safetensors
+from ddetr_lab.config import DeformableDetrConfig
+from ddetr_lab.files import HubOptions, shipped, shipped_names, write_together
+from ddetr_lab.loading_report import LoadingReport, fit_state, tied_names
+
+__all__ = ["LoadingReport", "PretrainedMixin", "from_pretrained", "save_pretrained", "shipped", "shipped_names"]
+
+_Model = TypeVar("_Model", bound="PretrainedMixin")
+
+
+class PretrainedMixin(nn.Module):
+    """Saving and loading for a model that has a ``config``. Built in chapter 12."""
+
+    config_class: type[DeformableDetrConfig] = DeformableDetrConfig
+    base_model_prefix = "model"
+    config: DeformableDetrConfig
+    loading_report: LoadingReport | None = None  # of the last from_pretrained
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        safe_serialization: bool = True,
+        state_dict: dict[str, Tensor] | None = None,
+        torch_dtype: torch.dtype | None = None,
+        max_shard_size: int | str | None = None,
+    ) -> None:
+        """Write ``config.json`` and the weights into a folder; see :func:`save_pretrained`."""
+        save_pretrained(self, save_directory, safe_serialization, state_dict, torch_dtype, max_shard_size)
+
+    @classmethod
+    def from_pretrained(
+        cls: type[_Model],
+        name_or_path: str | os.PathLike[str],
+        *,
+        config: DeformableDetrConfig | str | os.PathLike[str] | None = None,
+        strict: bool = True,
+        ignore_mismatched_sizes: bool = False,
+        torch_dtype: torch.dtype | str | None = None,
+        output_loading_info: bool = False,
+        use_safetensors: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Build a model and load its weights; see :func:`from_pretrained`."""
+        return from_pretrained(
+            cls,
+            name_or_path,
+            config=config,
+            strict=strict,
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
+            torch_dtype=torch_dtype,
+            output_loading_info=output_loading_info,
+            use_safetensors=use_safetensors,
+            **kwargs,
+        )
+
+    @classmethod
+    def from_authors(
+        cls: type[_Model],
+        path: str | os.PathLike[str],
+        config: DeformableDetrConfig | None = None,
+        *,
+        strict: bool = True,
+        ignore_mismatched_sizes: bool = False,
+        **config_overrides: Any,
+    ) -> _Model:
+        """Load a ``.pth`` of the paper authors' code (github.com/fundamentalvision/Deformable-DETR).
+
+        Args:
+            path: the file; it may hold optimiser state and options besides the model.
+            config: what to build; read off the file's options and shapes where it is None.
+            strict: as in :func:`from_pretrained`.
+            ignore_mismatched_sizes: as in :func:`from_pretrained`.
+            **config_overrides: fields to replace, such as ``id2label``.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is damaged, needs code to be read, or does not fit.
+        """
+        guessed, state = read_authors_checkpoint(path)
+        config = _with_overrides(guessed if config is None else config, config_overrides)
+        model = _build(cls, config)
+        model.loading_report = fit_state(
+            model,
+            state,
+            source=str(path),
+            strict=strict,
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
+            base_prefix=cls.base_model_prefix,
+        )
+        return model.eval()
+
+
+def save_pretrained(
+    model: PretrainedMixin,
+    save_directory: str | os.PathLike[str],
+    safe_serialization: bool = True,
+    state_dict: dict[str, Tensor] | None = None,
+    torch_dtype: torch.dtype | None = None,
+    max_shard_size: int | str | None = None,
+) -> None:
+    """Write ``config.json`` and ``model.safetensors`` into a folder, both whole or neither.
+
+    A tensor with several names is written once, under its first one, as the reference does: refined models keep
+    ``model.decoder.bbox_embed.*``, two-stage ones ``model.decoder.class_embed.*`` too. Weights of another format or in
+    parts that an earlier save left in the folder are removed, lest they be read instead.
+
+    Args:
+        model: the model; it is not changed.
+        save_directory: made if need be.
+        safe_serialization: False writes ``pytorch_model.bin`` instead, under all names.
+        state_dict: what to write instead of ``model.state_dict()``, for example averaged weights.
+        torch_dtype: cast floats to it in the file, for example ``torch.float16`` for half the size.
+        max_shard_size: changes nothing: a model of this kind is always one file.
+
+    Raises:
+        NotADirectoryError: if ``save_directory`` is a file.
+        OSError: if writing fails, for example on a full disk; files of an earlier save are as they were.
+        ValueError: if ``state_dict`` has names that the model lacks, or values do not fit ``torch_dtype``.
+
+    Built in chapter 12.
+    """
+    folder = Path(save_directory)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"save_directory = {str(folder)!r} is a file, expected a folder")
+    state = model.state_dict() if state_dict is None else state_dict
+    groups = tied_names(model)
+    unknown = sorted(set(state) - {name for names in groups for name in names})
+    if unknown:
+        raise ValueError(
+            f"state_dict has {unknown[0]!r}, which {type(model).__name__} lacks (a wrapped model's names start with "
+            "'module.': save the inner model)"
+        )
+    if safe_serialization:
+        names = [next((name for name in names if name in state), None) for names in groups]
+        tensors = {name: contiguous_copy(name, state[name], torch_dtype) for name in names if name is not None}
+    else:
+        tensors = {name: contiguous_copy(name, tensor, torch_dtype) for name, tensor in state.items()}
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    config.torch_dtype = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), None)
+    config_text = config.to_json_string()
+    weights = folder / (WEIGHT_FILES[0] if safe_serialization else WEIGHT_FILES[2])
+    folder.mkdir(parents=True, exist_ok=True)
+    write_together(
+        {
+            weights: lambda path: write_safetensors(tensors, path) if safe_serialization else torch.save(tensors, path),
+            folder / "config.json": lambda path: path.write_text(config_text, encoding="utf-8"),
+        }
+    )
+    for entry in folder.iterdir():
+        if entry != weights and (entry.name in WEIGHT_FILES or _PART.fullmatch(entry.name)):
+            entry.unlink()
+
+
+_PART = re.compile(r"(model-\d{5}-of-\d{5}\.safetensors|pytorch_model-\d{5}-of-\d{5}\.bin)")
+
+
+def from_pretrained(
+    cls: type[_Model],
+    name_or_path: str | os.PathLike[str],
+    *,
+    config: DeformableDetrConfig | str | os.PathLike[str] | None = None,
+    strict: bool = True,
+    ignore_mismatched_sizes: bool = False,
+    torch_dtype: torch.dtype | str | None = None,
+    output_loading_info: bool = False,
+    use_safetensors: bool | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Build a model of class ``cls`` and load its weights; in evaluation mode, on the CPU, nothing in a file is run.
+
+    The backbone's ImageNet weights are not fetched, whatever ``use_pretrained_backbone`` says: the file has its own.
+
+    Args:
+        cls: the model class. A detector's file loads into the bare model and the other way round.
+        name_or_path: a folder that ``save_pretrained`` (or transformers) wrote, a shipped name such as ``"digits"``, or
+            a hub name such as ``"SenseTime/deformable-detr"``.
+        config: a configuration, or where to load one from, instead of the file's own; it is copied.
+        strict: refuse a file that lacks a tensor, has one too many, or holds NaN or infinity.
+        ignore_mismatched_sizes: let tensors of another shape start fresh, as for another number of labels.
+        torch_dtype: dtype of the model; float32 where it is None, whatever the file has; ``"auto"`` takes the file's.
+        output_loading_info: return ``(model, report)``.
+        use_safetensors: True reads only safetensors, False only ``.bin``, None takes safetensors if they are there.
+        **kwargs: fields of the configuration to replace (``num_labels``, ``id2label`` …) and options of the hub
+            (``ddetr_lab.files.HubOptions``).
+
+    Returns:
+        The model, whose ``loading_report`` says what became of every tensor.
+
+    Raises:
+        FileNotFoundError: if a file is missing or the hub cannot be reached.
+        TypeError: for a keyword that is neither a field nor an option.
+        ValueError: if a file is damaged, needs code to be read, or does not fit the model.
+
+    Built in chapter 12.
+    """
+    hub_options = {key: kwargs.pop(key) for key in HubOptions if key in kwargs}
+    if Path(name_or_path).is_file():
+        raise ValueError(
+            f"{str(name_or_path)!r} is a file, expected the folder it lies in; "
+            f"a .pth of the paper authors' code goes to {cls.__name__}.from_authors(path)"
+        )
+    if isinstance(config, DeformableDetrConfig):
+        built = _with_overrides(config, kwargs)
+    else:
+        there = name_or_path if config is None else config
+        built = _with_overrides(cls.config_class.from_pretrained(there, **hub_options), kwargs)
+    built.name_or_path = str(name_or_path)
+    state = read_weights(name_or_path, use_safetensors, **hub_options)
+    model = _build(cls, built)
+    dtype = _model_dtype(torch_dtype, built, state)
+    if dtype is not None:
+        model.to(dtype)
+    report = fit_state(
+        model,
+        state,
+        source=str(name_or_path),
+        strict=strict,
+        ignore_mismatched_sizes=ignore_mismatched_sizes,
+        base_prefix=cls.base_model_prefix,
+    )
+    if report.new and strict:
+        warnings.warn(f"{report.summary()}\nTrain the new tensors before you use the model.", stacklevel=3)
+    model.loading_report = report
+    model.eval()
+    return (model, report) if output_loading_info else model
+
+
+def _with_overrides(config: DeformableDetrConfig, overrides: dict[str, Any]) -> DeformableDetrConfig:
+    updated, unused = type(config).from_dict(config.to_dict(), return_unused_kwargs=True, **overrides)
+    if unused:
+        raise TypeError(f"{', '.join(unused)}: neither a field of the configuration nor an option of from_pretrained")
+    return updated
+
+
+def _build(cls: type[_Model], config: DeformableDetrConfig) -> _Model:
+    """Build the model without fetching ImageNet weights; its configuration says afterwards what it said before."""
+    wanted = config.use_pretrained_backbone
+    config.use_pretrained_backbone = False
+    try:
+        return cls(config)
+    finally:
+        config.use_pretrained_backbone = wanted
+
+
+def _model_dtype(
+    torch_dtype: torch.dtype | str | None, config: DeformableDetrConfig, state: dict[str, Tensor]
+) -> torch.dtype | None:
+    if torch_dtype == "auto":
+        return config.torch_dtype or next((value.dtype for value in state.values() if value.is_floating_point()), None)
+    if isinstance(torch_dtype, str):
+        torch_dtype = getattr(torch, torch_dtype.removeprefix("torch."), torch_dtype)
+    if torch_dtype is not None and (not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point):
+        raise ValueError(f"torch_dtype = {torch_dtype!r}, expected a float dtype such as torch.float16, or 'auto'")
+    return torch_dtype
