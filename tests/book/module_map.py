@@ -1,0 +1,76 @@
+"""The map of the package: every module, in the order in which one may import another, and the chapters it belongs to.
+
+A module imports only from rows above its own. Read from the top, the package can therefore be understood without ever
+reading ahead. The chapters are those that a module's docstring names.
+"""
+
+# (module without the leading "ddetr_lab.", chapters)
+MODULES: list[tuple[str, tuple[int, ...]]] = [
+    ("activations", (12,)),
+    ("files", (12,)),
+    ("config_fields", (12,)),
+    ("config_base", (12,)),
+    ("config_resnet", (12,)),
+    ("config", (12,)),
+    ("outputs", (12,)),
+    ("boxes", (2, 14)),
+    ("ops.reference", (6, 7)),
+    ("ops", (6, 7)),
+    ("position_encoding", (4,)),
+    ("attention", (6,)),
+    ("heads", (11,)),
+    ("resnet", (3,)),
+    ("backbone", (3,)),
+    ("encoder", (10,)),
+    ("decoder", (11,)),
+    ("proposals", (11,)),
+    ("matcher", (13,)),
+    ("losses", (14,)),
+    ("checkpoint_files", (12,)),
+    ("authors_checkpoint", (12,)),
+    ("loading_report", (12,)),
+    ("checkpoints", (12,)),
+    ("model", (12,)),
+    ("detector", (12,)),
+    ("batch", (2,)),
+    ("image_inputs", (2,)),
+    ("image_transforms", (2,)),
+    ("annotations", (2,)),
+    ("post_processing", (15,)),
+    ("image_processing", (2, 15)),
+    ("data.coco", (18,)),
+    ("data.collate", (16,)),
+    ("data.digits", (2, 16)),
+    ("data", (2, 16, 17, 18)),
+    ("visualization", (1,)),
+    ("evaluation", (15,)),
+    ("recipe", (16,)),
+    ("training", (16,)),
+    ("doctor", (0,)),
+    ("cli", (0,)),
+]
+
+# What a chapter must import once it exists: the modules it builds small and then finds again in the package. Modules
+# that a chapter only talks about (files and reports behind a checkpoint, say) are not listed.
+BUILDS: dict[int, tuple[str, ...]] = {
+    0: ("checks",),
+    1: ("detector", "image_processing", "visualization"),
+    2: ("boxes", "image_processing", "data"),
+    3: ("backbone",),
+    4: ("position_encoding",),
+    5: ("ops",),
+    6: ("ops", "attention"),
+    7: ("ops",),
+    8: ("ops",),
+    9: ("ops",),
+    10: ("encoder",),
+    11: ("decoder", "heads", "proposals"),
+    12: ("config", "model", "checkpoints"),
+    13: ("matcher",),
+    14: ("losses", "boxes"),
+    15: ("post_processing", "evaluation"),
+    16: ("training",),
+    17: ("training",),
+    18: ("data",),
+    19: ("training",),
+}
