@@ -44,12 +44,14 @@ $(PY):
 
 # An environment that was made by hand is used as it is: pip adds only what is missing.
 $(BOOK_READY): pyproject.toml | $(PY)
-	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[book]'
+	@echo "Installing into $(VENV): the first time this takes some minutes and several gigabytes, most of it PyTorch."
+	$(PY) -m pip install --disable-pip-version-check $(PIP_ARGS) --editable '.[book]'
 	@touch $@
 
 # `test` contains `book`, so one stamp answers for the other.
 $(TEST_READY): pyproject.toml | $(PY)
-	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[test]'
+	@echo "Installing into $(VENV): the first time this takes some minutes and several gigabytes, most of it PyTorch."
+	$(PY) -m pip install --disable-pip-version-check $(PIP_ARGS) --editable '.[test]'
 	@touch $(BOOK_READY) $@
 
 book: $(INDEX)
@@ -59,7 +61,7 @@ book: $(INDEX)
 
 # --all: without it Sphinx re-reads changed pages only, and a link that broke elsewhere stays hidden.
 $(INDEX): $(BOOK_SOURCES) $(BOOK_READY) $(if $(BOOK_REPOSITORY),force)
-	$(PY) $(VENV)/bin/jupyter-book build book --config _config.yml --path-output . -W -n --keep-going --all
+	$(PY) $(VENV)/bin/jupyter-book build book --config _config.yml --path-output . -q -W -n --keep-going --all
 	@touch $@
 
 # One thread a process: two processes with two threads each on two cores are several times slower.

@@ -1,14 +1,13 @@
 """What every test may count on: one thread, a fixed seed, a closed network, no window, no leftovers.
 
-Environment variables are set before torch and matplotlib are imported, because both read them only then; child
-processes of a test inherit them.
+Environment variables are set before torch is imported, because it reads them only then; child processes of a test, and
+the kernels of the notebooks, inherit them. The drawing backend is none of them: notebooks need their own.
 """
 
 import os
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
-os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import socket
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -25,6 +25,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 
 torch.set_num_threads(1)
+matplotlib.use("Agg")
 
 # derandomize: the same examples on every machine. A run that finds something new must find it again.
 hypothesis.settings.register_profile("ddetr_lab", deadline=None, derandomize=True, print_blob=True)
