@@ -251,8 +251,13 @@ def _curves(
     max_detections: int,
 ) -> dict[str, Any]:
     """Run pycocotools; return precision (T, R, K, A, 3), recall (T, K, A, 3), overlaps (T,) and size names (A,)."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "average precision is computed by pycocotools: install it, or ddetr-lab with its extra 'train'"
+        ) from error
 
     with contextlib.redirect_stdout(io.StringIO()):
         sides = []
