@@ -19,13 +19,13 @@ Shapes are written with one legend everywhere:
 ``N``  objects (targets) in a picture
 ====== ==========================================================
 
-Coordinates say their frame: ``_px`` pixels, ``_norm`` 0-1 of the unpadded picture, ``_padnorm`` 0-1 of the padded batch.
+Coordinates say their frame: ``_px`` pixels, ``_norm`` 0-1 of the unpadded picture, ``_padnorm`` 0-1 of the padded
+batch.
 
 Nothing but this table is loaded on import: each name below is fetched when it is first used.
 """
 
-from __future__ import annotations
-
+# No "from __future__ import annotations" here: it would hide the module ddetr_lab.annotations behind its flag.
 from importlib import import_module
 from typing import TYPE_CHECKING
 

@@ -62,7 +62,8 @@ def sampling_locations(
         points = sampling_offsets.shape[-2]
         return reference[..., :2] + sampling_offsets / points * reference[..., 2:] * 0.5
     raise ValueError(
-        f"reference_points has shape {tuple(reference_points.shape)}, expected a last axis of 2 (x, y) or 4 (cx, cy, w, h)"
+        f"reference_points has shape {tuple(reference_points.shape)}, "
+        "expected a last axis of 2 (x, y) or 4 (cx, cy, w, h)"
     )
 
 

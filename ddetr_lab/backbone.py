@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -66,7 +67,7 @@ class FrozenBatchNorm2d(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
         state_dict.pop(f"{prefix}num_batches_tracked", None)  # a counter of ordinary batch norms, of no use here
-        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[arg-type]
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale and shift (B, C', H, W) channel by channel, then apply the carried activation."""
@@ -108,15 +109,14 @@ class Backbone(nn.Module):
             self.channels: list[int] = list(self.model.feature_info.channels())  # type: ignore[union-attr, operator]
             kind = config.backbone
         else:
-            settings = config.backbone_config
-            as_dict = settings if isinstance(settings, dict) else settings.to_dict()
-            kind = as_dict.get("model_type", "resnet")
+            settings = {} if config.backbone_config is None else config.backbone_config.to_dict()
+            kind = settings.get("model_type", "resnet")
             if kind != "resnet":
                 raise ValueError(
                     f"backbone_config has model_type {kind!r}; only 'resnet' is built in. Any other network comes "
                     "through timm: use_timm_backbone=True and backbone='its timm name'"
                 )
-            self.model = ResNetBackbone(as_dict)
+            self.model = ResNetBackbone(settings)
             self.channels = self.model.channels
         with torch.no_grad():
             freeze_batch_norms(self.model)
@@ -146,6 +146,7 @@ def _timm_features(config: DeformableDetrConfig) -> nn.Module:
             f"backbone = {config.backbone!r} is unknown to timm {timm.__version__}; "
             "timm.list_models('*resnet*') lists names"
         )
+    options: dict[str, Any] = {"output_stride": 16} if config.dilation else {}
     try:
         return timm.create_model(
             config.backbone,
@@ -153,7 +154,7 @@ def _timm_features(config: DeformableDetrConfig) -> nn.Module:
             features_only=True,
             out_indices=(2, 3, 4) if config.num_feature_levels > 1 else (4,),
             in_chans=config.num_channels,
-            **({"output_stride": 16} if config.dilation else {}),
+            **options,
         )
     except OSError as error:  # the hub's errors, connection and time-out among them, are OSErrors
         raise OSError(

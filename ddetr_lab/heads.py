@@ -40,8 +40,8 @@ class BoxHead(nn.Module):
 
     def __init__(self, d_model: int, size_logit: float) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(d_model, d_model), nn.Linear(d_model, d_model), nn.Linear(d_model, 4)])
-        last = self.layers[-1]
+        last = nn.Linear(d_model, 4)
+        self.layers = nn.ModuleList([nn.Linear(d_model, d_model), nn.Linear(d_model, d_model), last])
         nn.init.zeros_(last.weight)
         with torch.no_grad():
             last.bias.copy_(torch.tensor([0.0, 0.0, size_logit, size_logit]))
@@ -92,5 +92,6 @@ def refine_boxes(offsets: Tensor, reference_points: Tensor) -> Tensor:
     if reference.shape[-1] == 4:
         return (offsets + reference).sigmoid()
     raise ValueError(
-        f"reference_points has shape {tuple(reference_points.shape)}, expected a last axis of 2 (x, y) or 4 (cx, cy, w, h)"
+        f"reference_points has shape {tuple(reference_points.shape)}, "
+        "expected a last axis of 2 (x, y) or 4 (cx, cy, w, h)"
     )

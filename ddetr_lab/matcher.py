@@ -99,6 +99,6 @@ def _refuse_nan(tensor: Tensor, name: str, row_name: str, remedy: str, first_pic
         picture, row = (int(index) for index in bad.nonzero()[0])
         values = [round(value, 4) for value in tensor[picture, row].tolist()[:4]]
         raise ValueError(
-            f"the matcher cannot weigh {name} that are not finite: {int(bad.sum())} of {bad.numel()} rows, first picture "
-            f"{picture + first_picture}, {row_name} {row}: {values}. To mend it, {remedy}"
+            f"the matcher cannot weigh {name} that are not finite: {int(bad.sum())} of {bad.numel()} rows, "
+            f"first picture {picture + first_picture}, {row_name} {row}: {values}. To mend it, {remedy}"
         )

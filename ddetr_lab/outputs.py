@@ -42,7 +42,8 @@ class ModelOutput:
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return a field by name, or ``default`` where it is not set."""
-        return self[name] if name in self else default
+        value = getattr(self, name, None)
+        return default if value is None else value
 
     def to_tuple(self) -> tuple[Any, ...]:
         """Return the fields that are set as a tuple."""

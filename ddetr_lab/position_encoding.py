@@ -102,8 +102,8 @@ class LearnedPositionEmbedding(nn.Module):
         batch, _, height, width = feature_map.shape
         if max(height, width) > self.MAX_CELLS:
             raise ValueError(
-                f"a feature map of {height}x{width} cells meets learned positions for {self.MAX_CELLS} rows and columns: "
-                "use smaller pictures or position_embedding_type='sine'"
+                f"a feature map of {height}x{width} cells meets learned positions for {self.MAX_CELLS} rows and "
+                "columns: use smaller pictures or position_embedding_type='sine'"
             )
         x = self.column_embeddings.weight[:width]  # (W, c)
         y = self.row_embeddings.weight[:height]  # (H, c)

@@ -81,8 +81,8 @@ def _check_shapes(
         )
     if weights.shape != locations.shape[:-1]:
         raise ValueError(
-            f"attention_weights has shape {tuple(weights.shape)}, expected {tuple(locations.shape[:-1])} (B, Q, M, L, P), "
-            "as sampling_locations without its last axis"
+            f"attention_weights has shape {tuple(weights.shape)}, expected {tuple(locations.shape[:-1])} "
+            "(B, Q, M, L, P), as sampling_locations without its last axis"
         )
     batch, tokens, heads, _ = value.shape
     if (batch, heads) != (locations.shape[0], locations.shape[2]):

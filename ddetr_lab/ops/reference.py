@@ -83,19 +83,18 @@ def ms_deform_attn_grid_sample(
     Args and result as :func:`ms_deform_attn_loops`.
     """
     batch, _, heads, channels = value.shape
-    _, queries, _, levels, points, _ = sampling_locations.shape
+    queries = sampling_locations.shape[1]
     maps = at_least_float32(value)
     grids = (2 * sampling_locations - 1).to(maps.dtype)  # 0-1 -> grid_sample's -1..1, both with half-pixel centres
-    sampled = []
-    for level, (level_map, (height, width)) in enumerate(
-        zip(maps.split([h * w for h, w in spatial_shapes], dim=1), spatial_shapes, strict=True)
-    ):
+    weights = attention_weights.to(maps.dtype).transpose(1, 2).flatten(0, 1)[:, None]  # (B*M, 1, Q, L, P)
+    output = maps.new_zeros(batch * heads, channels, queries)
+    level_maps = maps.split([height * width for height, width in spatial_shapes], dim=1)
+    for level, (level_map, (height, width)) in enumerate(zip(level_maps, spatial_shapes, strict=True)):
         level_map = level_map.permute(0, 2, 3, 1).reshape(batch * heads, channels, height, width)  # (B*M, D, H, W)
         grid = grids[:, :, :, level].transpose(1, 2).flatten(0, 1)  # (B, Q, M, P, 2) -> (B*M, Q, P, 2)
-        sampled.append(
-            F.grid_sample(level_map, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        samples = F.grid_sample(
+            level_map, grid, mode="bilinear", padding_mode="zeros", align_corners=False
         )  # (B*M, D, Q, P)
-    samples = torch.stack(sampled, dim=-2).flatten(-2)  # (B*M, D, Q, L, P) -> (B*M, D, Q, L*P)
-    weights = attention_weights.transpose(1, 2).reshape(batch * heads, 1, queries, levels * points)  # (B*M, 1, Q, L*P)
-    output = (samples * weights).sum(-1)  # (B*M, D, Q)
+        # Summed level by level: the samples of all levels at once would not fit the cache.
+        output = output + (samples * weights[:, :, :, level]).sum(-1)
     return output.view(batch, heads * channels, queries).transpose(1, 2).contiguous().to(value.dtype)  # (B, Q, M*D)

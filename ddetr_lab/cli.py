@@ -1,0 +1,202 @@
+"""The command ``ddetr-lab``: doctor, detect, train, evaluate.
+
+Built in chapter 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["main"]
+
+# What a wrong input or a full disk raises: told in one line. Anything else is a defect of ours and keeps its traceback.
+EXPECTED_ERRORS = (ValueError, TypeError, KeyError, OSError, FloatingPointError, ModuleNotFoundError, ImportError)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ddetr-lab",
+        description="Deformable DETR from the book: detect, train, evaluate, and look after the set-up.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    commands.add_parser("doctor", help="say what is installed, which operator path runs and why, and what to do")
+
+    detect = commands.add_parser("detect", help="find objects in a picture")
+    detect.add_argument("picture", metavar="PICTURE", help="any file that Pillow reads")
+    detect.add_argument("--out", metavar="PNG", type=Path, help="write the picture with its detections here")
+    detect.add_argument("--json", action="store_true", help="print a JSON list of label, score and box in pixels")
+    detect.add_argument("--threshold", type=_probability, default=0.5, help="show scores above this (default 0.5)")
+    detect.add_argument("--weights", default="digits", metavar="DIR", help="shipped name, folder or hub name")
+
+    train = commands.add_parser("train", help="train a recipe, save the weights, and score them")
+    train.add_argument("recipe", metavar="RECIPE", help="a shipped recipe's name, or a TOML file")
+    train.add_argument("--minutes", type=_positive_float, metavar="N", help="stop after N minutes")
+    train.add_argument("--steps", type=_positive_int, metavar="N", help="run N steps instead of the recipe's")
+    train.add_argument(
+        "--seed", type=_natural_int, default=0, metavar="N", help="of weights, order and scenes (default 0)"
+    )
+    train.add_argument("--out", type=Path, metavar="DIR", help="folder for weights and records (default runs/RECIPE)")
+    train.add_argument("--device", default=None, help="cpu, cuda ... (default: a GPU if there is one)")
+
+    evaluate = commands.add_parser("evaluate", help="score weights by COCO's average precision")
+    evaluate.add_argument("target", metavar="RECIPE|DIR", help="a recipe with shipped weights, or a folder from train")
+    evaluate.add_argument("--device", default=None, help="cpu, cuda ... (default: a GPU if there is one)")
+    return parser
+
+
+def _probability(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def _positive_float(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def _natural_int(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    if name is not None:
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"--device {name} is not usable here: {str(error).splitlines()[0]}") from error
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def detect_picture(picture: Any, weights: str, threshold: float) -> list[dict[str, Any]]:
+    """Run a detector on one RGB picture.
+
+    Args:
+        picture: a Pillow image.
+        weights: a shipped name, a folder or a hub name.
+        threshold: keep scores above this.
+
+    Returns:
+        Dicts of ``label``, ``score`` and ``box`` [x0, y0, x1, y1] in pixels of the picture, best first.
+    """
+    import torch
+
+    from ddetr_lab import DeformableDetrForObjectDetection, DeformableDetrImageProcessor
+
+    model = DeformableDetrForObjectDetection.from_pretrained(weights).eval()
+    processor: Any = DeformableDetrImageProcessor.from_pretrained(weights)
+    inputs = processor(picture, return_tensors="pt")
+    with torch.inference_mode():
+        outputs = model(**inputs)
+    (found,) = processor.post_process_object_detection(
+        outputs, threshold=threshold, target_sizes=[(picture.height, picture.width)]
+    )
+    names = model.config.id2label
+    return [
+        {"label": names[label], "score": round(score, 4), "box": [round(side, 2) for side in box]}
+        for score, label, box in zip(
+            found["scores"].tolist(), found["labels"].tolist(), found["boxes"].tolist(), strict=True
+        )
+    ]
+
+
+def _detect(arguments: argparse.Namespace) -> int:
+    from ddetr_lab.image_inputs import load_image
+
+    picture = load_image(arguments.picture)
+    found = detect_picture(picture, arguments.weights, arguments.threshold)
+    if arguments.out is not None:
+        from ddetr_lab.visualization import render_detections
+
+        render_detections(picture, found).save(arguments.out)
+    if arguments.json:
+        print(json.dumps(found))
+        return 0
+    for one in found:
+        print(f"{one['label']}  {one['score']:.2f}  " + " ".join(f"{side:.1f}" for side in one["box"]))
+    print(f"{len(found)} found above {arguments.threshold}" + (f"; see {arguments.out}" if arguments.out else ""))
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from ddetr_lab.recipe import load_recipe
+    from ddetr_lab.training import train
+
+    recipe = load_recipe(arguments.recipe)
+    run = train(
+        recipe,
+        arguments.out or Path("runs") / recipe.name,
+        steps=arguments.steps,
+        minutes=arguments.minutes,
+        seed=arguments.seed,
+        device=_device(arguments.device),
+    )
+    print(f"{run.steps} steps in {run.seconds / 60:.1f} minutes, saved in {run.folder}")
+    print(run.result.line())
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from ddetr_lab import DeformableDetrForObjectDetection, DeformableDetrImageProcessor
+    from ddetr_lab.evaluation import evaluate
+    from ddetr_lab.recipe import load_recipe
+    from ddetr_lab.training import validation_set
+
+    recipe = load_recipe(arguments.target)
+    weights = arguments.target if Path(arguments.target).is_dir() else recipe.name
+    result = evaluate(
+        DeformableDetrForObjectDetection.from_pretrained(weights),
+        DeformableDetrImageProcessor.from_pretrained(weights),
+        validation_set(recipe),
+        batch_size=recipe.evaluation.batch_size,
+        device=_device(arguments.device),
+    )
+    print(result.line())
+    return 0
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    from ddetr_lab.doctor import report
+
+    return report()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0 done, 1 failed with a message, 2 wrong usage, 130 interrupted."""
+    arguments = _parser().parse_args(argv)
+    commands = {"doctor": _doctor, "detect": _detect, "train": _train, "evaluate": _evaluate}
+    try:
+        return commands[arguments.command](arguments)
+    except KeyboardInterrupt:
+        print("ddetr-lab: interrupted", file=sys.stderr)
+        return 130
+    except EXPECTED_ERRORS as error:
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"ddetr-lab {arguments.command}: {message}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

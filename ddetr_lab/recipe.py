@@ -1,0 +1,155 @@
+"""A recipe: everything that one training run is, in a short TOML file.
+
+Built in chapter 16.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+RECORD = "recipe.json"  # what a training run writes beside its weights
+
+__all__ = ["RECORD", "Recipe", "available_recipes", "load_recipe"]
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which pictures: ``dataset`` is "digits", ``size`` the longest side in pixels."""
+
+    dataset: str = "digits"
+    size: int = 160
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which model: a preset of the configuration, where its backbone's weights come from, and what stays frozen."""
+
+    preset: str = "digits"
+    backbone_weights: str = ""
+    frozen_backbone: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class OptimizationSettings:
+    """How to train: AdamW, a linear warm-up, a half cosine down to 0, gradients clipped by their norm."""
+
+    steps: int = 1000
+    batch_size: int = 8
+    learning_rate: float = 4e-4
+    backbone_multiplier: float = 0.1
+    offsets_multiplier: float = 0.1
+    weight_decay: float = 1e-4
+    clip_norm: float = 0.1
+    warmup_fraction: float = 0.02
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What to score on: so many validation scenes."""
+
+    scenes: int = 500
+    batch_size: int = 8
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run: its name and four groups of settings."""
+
+    name: str
+    data: DataSettings = field(default_factory=DataSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    optimization: OptimizationSettings = field(default_factory=OptimizationSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all settings as nested dicts, for the run's record."""
+        return asdict(self)
+
+
+def available_recipes() -> list[str]:
+    """Name the recipes that come with the package."""
+    folder = resources.files("ddetr_lab") / "recipes"
+    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """Read a recipe by the name of a shipped one, from a TOML file, or from the folder of a training run.
+
+    Raises:
+        FileNotFoundError: if there is none; the message lists the shipped ones.
+        ValueError: if the file is no TOML (in a folder: no JSON), or a setting is unknown, mistyped or out of range.
+    """
+    name, content = _read(Path(name_or_path))
+    groups = {entry.name: entry.default_factory for entry in fields(Recipe) if entry.name != "name"}
+    unknown = sorted(set(content) - set(groups))
+    if unknown:
+        raise ValueError(f"recipe {name!r} has the unknown sections {unknown}, expected some of {sorted(groups)}")
+    settings = {key: _settings(groups[key], content.get(key, {}), f"{name}: [{key}]") for key in groups}
+    return Recipe(name=name, **settings)
+
+
+def _read(path: Path) -> tuple[str, dict[str, Any]]:
+    """Find and parse a recipe: its name and its sections."""
+    shipped = available_recipes()
+    if path.is_dir():
+        record = path / RECORD
+        if not record.is_file():
+            raise FileNotFoundError(f"{str(path)!r} has no {RECORD}, so it is no folder that `ddetr-lab train` made")
+        try:
+            content = json.loads(record.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{str(record)!r} is no valid JSON: {error}") from error
+        content.pop("seed", None)
+        return str(content.pop("name", path.name)), content
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise FileNotFoundError(f"recipe {str(path)!r} does not exist; shipped recipes: {', '.join(shipped)}")
+        text, name = path.read_text(encoding="utf-8"), path.stem
+    else:
+        name = str(path)
+        if name not in shipped:
+            raise FileNotFoundError(
+                f"recipe {name!r} is unknown, expected one of {', '.join(shipped)}, a path ending in .toml, "
+                "or the folder of a training run"
+            )
+        text = (resources.files("ddetr_lab") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+    try:
+        return name, tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"recipe {name!r} is no valid TOML: {error}") from error
+
+
+def _settings(kind: Any, given: dict[str, Any], where: str) -> Any:
+    default = kind()
+    if not is_dataclass(default) or not isinstance(given, dict):
+        raise ValueError(f"recipe {where} is {given!r}, expected a section of settings")
+    known = {entry.name: getattr(default, entry.name) for entry in fields(default)}
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise ValueError(f"recipe {where} has the unknown settings {unknown}, expected some of {sorted(known)}")
+    return kind(**{key: _checked(value, known[key], f"{where} {key}") for key, value in given.items()})
+
+
+def _checked(value: Any, example: Any, where: str) -> Any:
+    """Hold a setting against the type of its default; numbers must not be negative, counts not zero."""
+    if isinstance(example, tuple):
+        if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+            raise ValueError(f"recipe {where} = {value!r}, expected a list of strings")
+        return tuple(value)
+    if isinstance(example, float) and type(value) is int:
+        value = float(value)
+    if type(value) is not type(example):
+        raise ValueError(f"recipe {where} = {value!r}, expected a {type(example).__name__} such as {example!r}")
+    if (type(value) is int and value < 1) or (type(value) is float and value < 0):
+        raise ValueError(f"recipe {where} = {value!r}, expected a positive number")
+    return value
