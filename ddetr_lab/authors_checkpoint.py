@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ddetr_lab.checkpoint_files import read_pickle
 from ddetr_lab.config import DeformableDetrConfig
+from ddetr_lab.config_fields import as_integer
 
 __all__ = ["infer_config", "read_authors_checkpoint", "rename_state"]
 
@@ -126,7 +127,7 @@ def infer_config(state: Mapping[str, Tensor], options: Mapping[str, Any] | None 
     fields = {ours: options[theirs] for ours, theirs in _OPTIONS.items() if options.get(theirs) is not None}
     try:
         levels, d_model = state["model.level_embed"].shape
-        heads = fields.get("encoder_attention_heads", 8)
+        heads = as_integer("nheads", fields.get("encoder_attention_heads", 8), 1)
         two_stage = "model.enc_output.weight" in state
         encoder, decoder = "model.encoder.layers.0", "model.decoder.layers.0"
         fields |= {

@@ -9,6 +9,9 @@ import argparse
 import json
 import os
 import pickle
+import re
+import struct
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -108,22 +111,35 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     """
     size = Path(path).stat().st_size
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # on pickle protocols, just before the error on what they led to
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error) or "Unsupported" in str(error):
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        struct.error,
+    ) as error:
+        # A damaged pickle fails wherever its first wrong byte leads the reader. torch's own text advises to switch the
+        # protection off, so only what it found is handed on.
+        code = _CODE.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if code:
             raise ValueError(
-                f"{path} needs code to be read, which is never run here: a checkpoint is tensors. If you trust its "
-                "origin, load it elsewhere and save its state_dict as safetensors"
+                f"{path} needs code to be read ({code[1]}), which is never run here: a checkpoint is tensors. "
+                "If you trust its origin, load it elsewhere and save its state_dict as safetensors"
             ) from error
-        raise ValueError(f"{path} ({size} bytes) is no whole PyTorch file: {_first_line(error)}") from error
-    except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
-        # A damaged pickle fails wherever its first wrong byte leads the reader.
-        raise ValueError(f"{path} ({size} bytes) is no whole PyTorch file: {_first_line(error)}") from error
+        found = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{path} ({size} bytes) is no whole PyTorch file: {found[:200]}") from error
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+_CODE = re.compile(r"(?:GLOBAL|unsupported class|unrecognized function|object of type) (\S+)")
 
 
 def _only_tensors(state: Any, path: Path) -> dict[str, Tensor]:
