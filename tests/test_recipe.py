@@ -1,0 +1,63 @@
+"""Recipes: the shipped ones load, and a wrong setting is named with its section."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ddetr_lab.recipe import RECORD, available_recipes, load_recipe
+
+
+def test_every_shipped_recipe_loads():
+    assert "digits" in available_recipes()
+    for name in available_recipes():
+        assert load_recipe(name).name == name
+
+
+def test_a_file_overrides_defaults_and_leaves_the_rest(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("[optimization]\nsteps = 7\nlearning_rate = 1\n")
+    recipe = load_recipe(path)
+    assert (recipe.name, recipe.optimization.steps, recipe.optimization.learning_rate) == ("mine", 7, 1.0)
+    assert recipe.optimization.batch_size == 8
+    assert isinstance(recipe.optimization.learning_rate, float)
+
+
+def test_a_training_folder_gives_its_recipe_back(tmp_path):
+    recipe = load_recipe("digits")
+    (tmp_path / RECORD).write_text(json.dumps({**recipe.to_dict(), "seed": 3}))
+    assert load_recipe(tmp_path) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[optimisation]\nsteps = 1\n", r"unknown sections \['optimisation'\]"),
+        ("[optimization]\nlr = 1\n", r"\[optimization\] has the unknown settings \['lr'\]"),
+        ("[optimization]\nsteps = 'many'\n", r"steps = 'many', expected a int"),
+        ("[optimization]\nsteps = 0\n", "steps = 0, expected a positive number"),
+        ("[optimization]\nweight_decay = -0.1\n", "weight_decay = -0.1, expected a positive number"),
+        ("[optimization]\nsteps = true\n", "steps = True, expected a int"),
+        ("[model]\nfrozen_backbone = 'bn1'\n", "expected a list of strings"),
+        ("optimization = 3\n", "expected a section"),
+        ("steps = = 3\n", "no valid TOML"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name(tmp_path, text, message):
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_recipe(path)
+
+
+def test_what_does_not_exist_lists_what_does(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected one of .*digits"):
+        load_recipe("digitz")
+    with pytest.raises(FileNotFoundError, match="does not exist; shipped recipes: .*digits"):
+        load_recipe(tmp_path / "gone.toml")
+    with pytest.raises(FileNotFoundError, match="no recipe.json"):
+        load_recipe(tmp_path)
+    (tmp_path / RECORD).write_text("{")
+    with pytest.raises(ValueError, match="no valid JSON"):
+        load_recipe(tmp_path)
