@@ -263,7 +263,7 @@ class ConfigBase:
             ValueError: for a broken file or fields that are out of range.
         """
         options = {key: overrides.pop(key) for key in HubOptions if key in overrides}
-        path = Path(name_or_path).expanduser()
+        path = Path(os.path.expanduser(name_or_path))
         if not path.is_file():
             path = find_file(name_or_path, "config.json", **options)
         return cls.from_dict(_read_json(path) | {"_name_or_path": str(name_or_path)}, **overrides)

@@ -73,10 +73,10 @@ def find_file(name_or_path: str | os.PathLike[str], *filenames: str, **hub_optio
     unknown = sorted(set(hub_options) - set(HubOptions))
     if unknown:
         raise TypeError(f"unknown option {', '.join(unknown)}: expected some of {', '.join(HubOptions)}")
-    folder = Path(name_or_path).expanduser()
+    folder = Path(os.path.expanduser(name_or_path))
     if not folder.is_dir() and is_shipped(name_or_path):
         folder = _WEIGHTS / str(name_or_path)
-    if folder.is_dir():
+    if str(name_or_path) and folder.is_dir():  # an empty name is not the current folder
         return _first_in_folder(folder / str(hub_options.get("subfolder") or ""), filenames)
     if not _is_repository_name(name_or_path):
         raise FileNotFoundError(
