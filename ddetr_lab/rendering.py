@@ -23,7 +23,16 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ddetr_lab.image_inputs import to_rgb
 
-__all__ = ["OKABE_ITO", "caption", "label_colour", "label_names", "numbers", "render_detections", "text_colour"]
+__all__ = [
+    "OKABE_ITO",
+    "caption",
+    "label_colour",
+    "label_names",
+    "numbers",
+    "pixels_of",
+    "render_detections",
+    "text_colour",
+]
 
 # Okabe and Ito, "Color Universal Design" (2008), black left out.
 OKABE_ITO = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
@@ -62,6 +71,31 @@ def numbers(values: Any, name: str = "values") -> NDArray[np.float64]:
     if not np.isfinite(array).all():
         raise ValueError(f"{name} holds NaN or infinity, which cannot be drawn: look at where it came from")
     return array
+
+
+def pixels_of(image: Any) -> NDArray[np.uint8]:
+    """Bring a Pillow picture, (H, W), (H, W, 3) array or (3, H, W) tensor, 0-1 or 0-255, to (H, W, 3) uint8.
+
+    Raises:
+        ValueError: if the shape is another, or floats are outside 0-1, as in a normalised picture.
+    """
+    if isinstance(image, Image.Image):
+        return np.asarray(to_rgb(image))
+    array = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
+    if array.ndim == 2:
+        array = np.repeat(array[..., None], 3, axis=-1)  # (H, W, 3)
+    if array.ndim == 3 and array.shape[-1] != 3 and array.shape[0] == 3:
+        array = array.transpose(1, 2, 0)  # (H, W, 3)
+    if array.ndim != 3 or array.shape[-1] != 3:
+        raise ValueError(f"image has shape {array.shape}, expected (H, W), (H, W, 3) or (3, H, W)")
+    if array.dtype.kind == "f":
+        if not (array.min(initial=0.0) >= -0.01 and array.max(initial=1.0) <= 1.01):
+            raise ValueError(
+                f"image is a float array from {array.min():.2f} to {array.max():.2f}, expected 0 to 1: "
+                "undo the normalisation first (times image_std, plus image_mean)"
+            )
+        array = array * 255.0
+    return np.rint(array).clip(0, 255).astype(np.uint8)
 
 
 def label_names(

@@ -16,12 +16,18 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import Image
 
-from ddetr_lab.image_inputs import to_rgb
-from ddetr_lab.rendering import OKABE_ITO, caption, label_colour, label_names, numbers, render_detections, text_colour
+from ddetr_lab.rendering import (
+    OKABE_ITO,
+    caption,
+    label_colour,
+    label_names,
+    numbers,
+    pixels_of,
+    render_detections,
+    text_colour,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,7 +125,8 @@ def panels(
     class BookFigure(Figure):
         """A figure that notebooks show as a PNG of its own size, whichever backend is active."""
 
-        def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        def bundle(self) -> dict[str, str]:
+            """Return the PNG, base64 as notebooks store it, and a text without an address in it."""
             buffer = io.BytesIO()
             with use_book_style():
                 # No metadata: a new matplotlib version alone should not change a committed picture.
@@ -127,6 +134,12 @@ def panels(
             width, height = (round(inches * self.dpi) for inches in self.get_size_inches())
             text = f"<Figure size {width}x{height} with {len(self.axes)} Axes>"
             return {"text/plain": text, "image/png": base64.b64encode(buffer.getvalue()).decode("ascii")}
+
+        def _ipython_display_(self) -> None:
+            # Ahead of the inline backend's own way, which crops to the content once pyplot has been imported.
+            from IPython.display import display
+
+            display(self.bundle(), raw=True)
 
     with use_book_style():
         figure = BookFigure(figsize=(width, width * rows / columns if height is None else height), layout="constrained")
@@ -335,7 +348,7 @@ def _picture_axes(image: Any, ax: Axes | None, title: str | None, legend: float 
         if ax is None or not ax.get_images():
             raise ValueError("image is None: that draws on top of a picture, so pass the ax that shows one")
     else:
-        pixels = _pixels(image)
+        pixels = pixels_of(image)
         if ax is None:
             height, width = pixels.shape[:2]
             inches = min(4.8, 6.4 * width / height)
@@ -351,27 +364,6 @@ def _extent(ax: Axes) -> tuple[int, int]:
     """Return (width, height) of the picture that the axes show."""
     height, width = np.asarray(ax.get_images()[0].get_array()).shape[:2]
     return width, height
-
-
-def _pixels(image: Any) -> NDArray[np.uint8]:
-    """Bring any picture to (H, W, 3) uint8."""
-    if isinstance(image, Image.Image):
-        return np.asarray(to_rgb(image))
-    array = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
-    if array.ndim == 2:
-        array = np.repeat(array[..., None], 3, axis=-1)  # (H, W, 3)
-    if array.ndim == 3 and array.shape[-1] != 3 and array.shape[0] == 3:
-        array = array.transpose(1, 2, 0)  # (H, W, 3)
-    if array.ndim != 3 or array.shape[-1] != 3:
-        raise ValueError(f"image has shape {array.shape}, expected (H, W), (H, W, 3) or (3, H, W)")
-    if array.dtype.kind == "f":
-        if not (array.min(initial=0.0) >= -0.01 and array.max(initial=1.0) <= 1.01):
-            raise ValueError(
-                f"image is a float array from {array.min():.2f} to {array.max():.2f}, expected 0 to 1: "
-                "undo the normalisation first (times image_std, plus image_mean)"
-            )
-        array = array * 255.0
-    return np.rint(array).clip(0, 255).astype(np.uint8)
 
 
 def _boxes(boxes_xyxy: Any) -> NDArray[np.float64]:

@@ -204,16 +204,19 @@ def test_heat_covers_the_picture_and_is_strongest_where_it_is_most(grey):
 
 
 @pytest.mark.parametrize(("rows", "columns", "height", "pixels"), [(1, 2, None, (640, 320)), (2, 1, 3.0, (640, 300))])
-def test_a_notebook_gets_a_png_of_the_promised_size(rows, columns, height, pixels):
+def test_a_notebook_gets_a_png_of_the_promised_size(rows, columns, height, pixels, monkeypatch):
     figure, axes = panels(rows, columns, height=height)
     assert axes.shape == (rows * columns,)
     axes[0].set_title("a title that a tight bounding box would make room for\n" * 3)
-    bundle = figure._repr_mimebundle_()
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda bundle, raw: shown.append(bundle))
+    figure._ipython_display_()
+    (bundle,) = shown
     with Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))) as png:
         assert png.size == pixels
     assert bundle["text/plain"] == f"<Figure size {pixels[0]}x{pixels[1]} with 2 Axes>"
     with matplotlib.rc_context({"savefig.bbox": "tight", "savefig.dpi": 33}):
-        assert figure._repr_mimebundle_() == bundle
+        assert figure.bundle() == bundle
 
 
 def test_panels_need_a_cell():
