@@ -92,8 +92,8 @@ def _weights() -> Finding:
 
     try:
         folder = shipped("digits")
-    except FileNotFoundError as error:
-        return Finding("note", "weights", str(error), "reinstall the package, or: ddetr-lab train digits --out digits")
+    except KeyError as error:
+        return Finding("note", "weights", str(error.args[0]), "reinstall the package, or: ddetr-lab train digits --out digits")
     return Finding("ok", "weights", f"digits, {sum(f.stat().st_size for f in folder.iterdir()) / 2**20:.1f} MiB")
 
 

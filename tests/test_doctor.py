@@ -38,7 +38,7 @@ def test_a_missing_package_has_a_remedy(missing, code, state, monkeypatch, capsy
 
 def test_missing_weights_are_a_note_with_a_remedy(monkeypatch):
     def gone(name):
-        raise FileNotFoundError(f"shipped({name!r}): nothing there")
+        raise KeyError(f"shipped({name!r}): nothing there")
 
     monkeypatch.setattr("ddetr_lab.checkpoints.shipped", gone)
     finding = next(finding for finding in doctor.examine() if finding.subject == "weights")
