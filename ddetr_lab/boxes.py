@@ -214,7 +214,9 @@ def check_boxes_cxcywh(boxes_cxcywh: Tensor, name: str, slack: float = 0.01) -> 
         ValueError: naming the first bad row and what it looks like.
     """
     if boxes_cxcywh.ndim != 2 or boxes_cxcywh.shape[-1] != 4:
-        raise ValueError(f"{name} has shape {tuple(boxes_cxcywh.shape)}, expected (N, 4); a picture without objects (0, 4)")
+        raise ValueError(
+            f"{name} has shape {tuple(boxes_cxcywh.shape)}, expected (N, 4); a picture without objects (0, 4)"
+        )
     if not boxes_cxcywh.is_floating_point():
         raise ValueError(f"{name} has dtype {boxes_cxcywh.dtype}, expected a float tensor of relative cx, cy, w, h")
     fine = ((boxes_cxcywh >= -slack) & (boxes_cxcywh <= 1 + slack)).all(-1) & (boxes_cxcywh[:, 2:] >= 0).all(-1)
@@ -226,7 +228,9 @@ def check_boxes_cxcywh(boxes_cxcywh: Tensor, name: str, slack: float = 0.01) -> 
     if not torch.isfinite(box).all():
         problem = "is not finite: look for a division by a zero width or height in your annotations"
     elif bool((box > 1 + slack).any()):
-        problem = "looks like pixels: divide x and w by the picture's width, y and h by its height (the processor does it)"
+        problem = (
+            "looks like pixels: divide x and w by the picture's width, y and h by its height (the processor does it)"
+        )
     else:
         problem = "has a negative coordinate or size: corner boxes go through xyxy_to_cxcywh first"
     raise ValueError(f"{name}[{row}] = {values}, expected cx, cy, w, h between 0 and 1, but it {problem}")

@@ -23,12 +23,13 @@ class DecoderLayer(FeedForward):
     """Self-attention among queries, deformable attention to the maps, and a feed-forward network."""
 
     def __init__(self, config: DeformableDetrConfig) -> None:
-        super().__init__(config, config.decoder_ffn_dim)
+        super().__init__(config)
         heads = config.decoder_attention_heads
         self.self_attn = MultiheadAttention(config.d_model, heads, config.attention_dropout, config.init_std)
         self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
         self.encoder_attn = MultiScaleDeformableAttention(config, heads, config.decoder_n_points)
         self.encoder_attn_layer_norm = nn.LayerNorm(config.d_model)
+        self.add_feed_forward(config, config.decoder_ffn_dim)
 
     def forward(
         self,

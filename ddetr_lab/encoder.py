@@ -37,9 +37,9 @@ def valid_ratios(masks: Sequence[Tensor]) -> Tensor:
 def encoder_reference_points(spatial_shapes: Sequence[tuple[int, int]], ratios: Tensor) -> Tensor:
     """Return the place of every cell, as every level sees it.
 
-    A cell's centre is divided by its own level's valid ratio, which makes it a position in the unpadded picture (_norm),
-    and multiplied by each level's, which makes it a position in that level's padded map (_padnorm). The ratios of
-    two levels differ by rounding: 17 of 20 cells is 0.85, 9 of 10 is 0.9.
+    A cell's centre is divided by its own level's valid ratio, which makes it a position in the unpadded picture
+    (_norm), and multiplied by each level's, which makes it a position in that level's padded map (_padnorm). The ratios
+    of two levels differ by rounding: 17 of 20 cells is 0.85, 9 of 10 is 0.9.
 
     Args:
         spatial_shapes: L pairs (H, W).
@@ -64,10 +64,13 @@ def encoder_reference_points(spatial_shapes: Sequence[tuple[int, int]], ratios: 
 class FeedForward(nn.Module):
     """Base of encoder and decoder layers: the two linear layers and norm that end both, under the reference's names."""
 
-    def __init__(self, config: DeformableDetrConfig, ffn_dim: int) -> None:
+    def __init__(self, config: DeformableDetrConfig) -> None:
         super().__init__()
         self.dropout, self.activation_dropout = config.dropout, config.activation_dropout
         self.activation = activation_function(config.activation_function)
+
+    def add_feed_forward(self, config: DeformableDetrConfig, ffn_dim: int) -> None:
+        """Create the parameters; a layer calls this last, since optimisers' files know parameters by their order."""
         self.fc1 = nn.Linear(config.d_model, ffn_dim)
         self.fc2 = nn.Linear(ffn_dim, config.d_model)
         for linear in (self.fc1, self.fc2):
@@ -93,11 +96,10 @@ class EncoderLayer(FeedForward):
     """Deformable self-attention over the maps, then a feed-forward network, each with residual and norm."""
 
     def __init__(self, config: DeformableDetrConfig) -> None:
-        super().__init__(config, config.encoder_ffn_dim)
-        self.self_attn = MultiScaleDeformableAttention(
-            config, config.encoder_attention_heads, config.encoder_n_points
-        )
+        super().__init__(config)
+        self.self_attn = MultiScaleDeformableAttention(config, config.encoder_attention_heads, config.encoder_n_points)
         self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
+        self.add_feed_forward(config, config.encoder_ffn_dim)
 
     def forward(
         self,

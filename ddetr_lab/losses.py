@@ -65,7 +65,9 @@ def _class_targets(logits: Tensor, targets: Targets, matches: Matches) -> Tensor
     return onehot
 
 
-def box_losses(pred_boxes: Tensor, targets: Targets, matches: Matches, num_boxes: float | Tensor) -> tuple[Tensor, Tensor]:
+def box_losses(
+    pred_boxes: Tensor, targets: Targets, matches: Matches, num_boxes: float | Tensor
+) -> tuple[Tensor, Tensor]:
     """Sum L1 distance and 1 - GIoU over matched pairs, divided by the number of boxes.
 
     Args:
@@ -120,7 +122,9 @@ def check_labels(labels: Any, batch: int, num_labels: int) -> list[dict[str, Ten
     for picture, label in enumerate(labels):
         missing = [key for key in ("class_labels", "boxes") if key not in label]
         if missing:
-            raise KeyError(f"labels[{picture}] lacks {' and '.join(missing)}; it has {', '.join(map(str, label)) or 'nothing'}")
+            raise KeyError(
+                f"labels[{picture}] lacks {' and '.join(missing)}; it has {', '.join(map(str, label)) or 'nothing'}"
+            )
         classes, boxes = label["class_labels"], label["boxes"]
         for name, tensor in (("class_labels", classes), ("boxes", boxes)):
             if not isinstance(tensor, Tensor):
@@ -129,7 +133,7 @@ def check_labels(labels: Any, batch: int, num_labels: int) -> list[dict[str, Ten
         check_boxes_cxcywh(boxes, f'labels[{picture}]["boxes"]')
         if len(classes) != len(boxes):
             raise ValueError(
-                f"labels[{picture}] has {len(classes)} class_labels and {len(boxes)} boxes: each object needs one of each"
+                f"labels[{picture}] has {len(classes)} class_labels and {len(boxes)} boxes: an object needs one of each"
             )
         checked.append({"class_labels": classes.long(), "boxes": boxes})
     return checked
@@ -155,7 +159,7 @@ class DetectionLoss:
 
     The total holds ``loss_ce + bbox_loss_coefficient * loss_bbox + giou_loss_coefficient * loss_giou`` of the last
     layer, the same of each earlier layer under ``auxiliary_loss``, and the same of the proposals with two stages.
-    (The reference reports the proposals' losses and leaves them out of the total, so that its first stage never learns.)
+    (The reference reports the proposals' losses and leaves them out of the total: its first stage never learns.)
     """
 
     def __init__(self, config: DeformableDetrConfig) -> None:
@@ -196,8 +200,8 @@ class DetectionLoss:
             encoder_outputs: the same two of every cell, with two stages; there class 0 means "object".
 
         Returns:
-            The total, and the single losses unweighted: ``loss_ce``, ``loss_bbox``, ``loss_giou``, ``cardinality_error``,
-            with ``_0``, ``_1`` ... for earlier layers and ``_enc`` for the proposals.
+            The total, and the single losses unweighted: ``loss_ce``, ``loss_bbox``, ``loss_giou`` and
+            ``cardinality_error``, with ``_0``, ``_1`` ... for earlier layers and ``_enc`` for the proposals.
 
         Raises:
             ValueError, TypeError, KeyError: from :func:`check_labels` and the matcher.

@@ -6,13 +6,15 @@ Built in chapter 12.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ddetr_lab.backbone import FeatureEncoder, downsample_mask
+from ddetr_lab.boxes import at_least_float32
 from ddetr_lab.checkpoints import PretrainedMixin
 from ddetr_lab.config import DeformableDetrConfig
 from ddetr_lab.decoder import Decoder
@@ -122,6 +124,10 @@ class DeformableDetrModel(DeformableDetrPreTrainedModel):
         self.backbone = FeatureEncoder(config)
         self.input_proj = _projections(self.backbone.conv_encoder.channels, config)
         self.level_embed = nn.Parameter(torch.randn(config.num_feature_levels, config.d_model))
+        if not config.two_stage:
+            # Queries start spread out, N(0, 1), as in the paper's code: with the 0.02 of other layers, every reference
+            # point would start in the picture's middle.
+            self.query_position_embeddings = nn.Embedding(config.num_queries, 2 * config.d_model)
         self.encoder = Encoder(config)
         self.decoder = Decoder(
             config,
@@ -135,9 +141,6 @@ class DeformableDetrModel(DeformableDetrPreTrainedModel):
             self.pos_trans_norm = nn.LayerNorm(2 * config.d_model)
             linears = [self.enc_output, self.pos_trans]
         else:
-            # Queries start spread out, N(0, 1), as in the paper's code: with the 0.02 of other layers, every reference
-            # point would start in the picture's middle.
-            self.query_position_embeddings = nn.Embedding(config.num_queries, 2 * config.d_model)
             self.reference_points = nn.Linear(config.d_model, 2)
             linears = [self.reference_points]
         for linear in linears:
@@ -188,7 +191,7 @@ class DeformableDetrModel(DeformableDetrPreTrainedModel):
         if not self.config.two_stage:
             both = self.query_position_embeddings.weight.expand(len(memory), -1, -1)  # (B, Q, 2C)
             position, content = both.chunk(2, dim=-1)
-            return content, position, self.reference_points(position).sigmoid(), None, None
+            return content, position, at_least_float32(self.reference_points(position)).sigmoid(), None, None
         class_embed, bbox_embed = self.decoder.class_embed, self.decoder.bbox_embed
         if class_embed is None or bbox_embed is None:
             raise ValueError("two_stage needs with_box_refine=True: the proposals come from the last box head")
@@ -241,7 +244,7 @@ class DeformableDetrModel(DeformableDetrPreTrainedModel):
         config = self.config
         attentions = config.output_attentions if output_attentions is None else output_attentions
         states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        _check_pictures(pixel_values, pixel_mask, config.num_channels)
+        _check_pictures(pixel_values, pixel_mask, (config.backbone_config or config).num_channels)
         if pixel_mask is None:
             pixel_mask = pixel_values.new_ones(pixel_values.shape[0], *pixel_values.shape[2:], dtype=torch.long)
         sources, masks = self.feature_levels(pixel_values.to(self.dtype), pixel_mask)
@@ -250,13 +253,14 @@ class DeformableDetrModel(DeformableDetrPreTrainedModel):
         mask = torch.cat([level_mask.flatten(1) for level_mask in masks], dim=1)  # (B, S)
         if encoder_outputs is None:
             encoder_outputs = self._encode(sources, masks, mask, spatial_shapes, ratios, attentions, states)
-        elif not isinstance(encoder_outputs, EncoderOutput):
-            encoder_outputs = EncoderOutput(*(encoder_outputs[i] for i in range(min(len(encoder_outputs), 3))))
+        encoder_outputs = _as_encoder_output(encoder_outputs)
         memory = encoder_outputs.last_hidden_state
-        if memory is None or memory.shape[1] != mask.shape[1]:
+        expected = (*mask.shape, config.d_model)
+        if memory is None or memory.shape != expected:
+            shape = None if memory is None else tuple(memory.shape)
             raise ValueError(
-                f"encoder_outputs has {0 if memory is None else memory.shape[1]} tokens, but these pictures have "
-                f"{mask.shape[1]} cells on all levels: pass the pictures that the outputs came from"
+                f"encoder_outputs has a last_hidden_state of shape {shape}, but "
+                f"these pictures need {expected} (B, S, C): pass the pictures that the outputs came from"
             )
         content, position, reference, class_logits, box_logits = self.initial_queries(memory, masks)
         decoded = self.decoder(
@@ -293,7 +297,8 @@ class DeformableDetrModel(DeformableDetrPreTrainedModel):
         tokens = torch.cat([source.flatten(2).transpose(1, 2) for source in sources], dim=1)  # (B, S, C)
         positions = torch.cat(
             [
-                self.backbone.position_embedding(source, level_mask).flatten(2).transpose(1, 2) + self.level_embed[level]
+                self.backbone.position_embedding(source, level_mask).flatten(2).transpose(1, 2)
+                + self.level_embed[level]
                 for level, (source, level_mask) in enumerate(zip(sources, masks, strict=True))
             ],
             dim=1,
@@ -301,6 +306,15 @@ class DeformableDetrModel(DeformableDetrPreTrainedModel):
         return self.encoder(
             tokens, mask, positions, spatial_shapes, None, ratios, output_attentions, output_hidden_states
         )
+
+
+def _as_encoder_output(outputs: EncoderOutput | Mapping[str, Any] | Sequence[Any]) -> EncoderOutput:
+    """Read an encoder's result by name where it has names (the reference's records do), else by position."""
+    if isinstance(outputs, EncoderOutput):
+        return outputs
+    if isinstance(outputs, Mapping):
+        return EncoderOutput(*(outputs.get(field.name) for field in fields(EncoderOutput)))
+    return EncoderOutput(*outputs[:3])
 
 
 def _warn_of_unused(**arguments: Tensor | None) -> None:

@@ -1,8 +1,8 @@
 """A ResNet with the reference library's parameter names, for ``use_timm_backbone=False``.
 
 Published checkpoints that were trained with ``backbone_config`` name their backbone's parameters
-``embedder.embedder.convolution.weight``, ``encoder.stages.0.layers.0.layer.1.normalization.bias`` and so on; this module
-carries those names. It is the network of He et al., 2015, with the stride in the 3x3 convolution.
+``embedder.embedder.convolution.weight``, ``encoder.stages.0.layers.0.layer.1.normalization.bias`` and so on; this
+module carries those names. It is the network of He et al., 2015, with the stride in the 3x3 convolution.
 
 Built in chapter 3.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddetr_lab.activations import activation_function
@@ -37,9 +38,7 @@ class ConvolutionNorm(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
-        self.convolution = nn.Conv2d(
-            in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False
-        )
+        self.convolution = nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
         nn.init.kaiming_normal_(self.convolution.weight, mode="fan_out", nonlinearity="relu")
         self.normalization = nn.BatchNorm2d(out_channels)
 
@@ -58,13 +57,13 @@ class ResidualLayer(nn.Module):
         self.activation = activation
         out_channels = kernels_and_widths[-1][1]
         strided = next(i for i, (kernel, _) in enumerate(kernels_and_widths) if kernel == 3)
+        changes = stride != 1 or in_channels != out_channels
+        self.shortcut = ConvolutionNorm(in_channels, out_channels, 1, stride) if changes else nn.Identity()
         convolutions, width = [], in_channels
         for index, (kernel, next_width) in enumerate(kernels_and_widths):
             convolutions.append(ConvolutionNorm(width, next_width, kernel, stride if index == strided else 1))
             width = next_width
         self.layer = nn.Sequential(*convolutions)
-        changes = stride != 1 or in_channels != out_channels
-        self.shortcut = ConvolutionNorm(in_channels, out_channels, 1, stride) if changes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in, H, W) to (B, out, H / stride, W / stride)."""
@@ -72,7 +71,7 @@ class ResidualLayer(nn.Module):
         for index, convolution in enumerate(self.layer):
             x = convolution(x)
             if index < len(self.layer) - 1:  # the last one is activated after the sum
-                x = self.activation(x)
+                x = F.relu(x)  # not self.activation: in the reference, hidden_act reaches the stem and the sums only
         return self.activation(x + shortcut)
 
 
