@@ -13,7 +13,6 @@ Built in chapter 6 (loops) and chapter 7 (grid_sample).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -41,34 +40,31 @@ def ms_deform_attn_loops(
     """
     batch, _, heads, channels = value.shape
     queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
-    output = value.new_zeros(batch, queries, heads, channels)
+    maps = at_least_float32(value)
+    output = maps.new_zeros(batch, queries, heads, channels)
     for b in range(batch):
         for q in range(queries):
             for m in range(heads):
                 start = 0
                 for level, (height, width) in enumerate(spatial_shapes):
                     for p in range(points):
-                        x, y = (sampling_locations[b, q, m, level, p].double() * _as_xy(width, height) - 0.5).tolist()
-                        sample = _bilinear(value[b, start : start + height * width, m], height, width, x, y)
+                        u, v = sampling_locations[b, q, m, level, p].double()
+                        x, y = u * width - 0.5, v * height - 0.5
+                        sample = _bilinear(maps[b, start : start + height * width, m], height, width, x, y)
                         output[b, q, m] += attention_weights[b, q, m, level, p] * sample
                     start += height * width
-    return output.flatten(2)  # (B, Q, M, D) -> (B, Q, M*D)
+    return output.flatten(2).to(value.dtype)  # (B, Q, M, D) -> (B, Q, M*D)
 
 
-def _as_xy(width: int, height: int) -> Tensor:
-    return torch.tensor([width, height], dtype=torch.float64)
-
-
-def _bilinear(level_map: Tensor, height: int, width: int, x: float, y: float) -> Tensor:
+def _bilinear(level_map: Tensor, height: int, width: int, x: Tensor, y: Tensor) -> Tensor:
     """Interpolate a flattened (H*W, D) map at pixel coordinates (x, y); cells outside the map read zero."""
     result = torch.zeros_like(level_map[0])
-    if not (math.isfinite(x) and math.isfinite(y)):
-        return result
-    left, top = math.floor(x), math.floor(y)
+    left, top = x.detach().floor(), y.detach().floor()  # NaN and infinity lie in no map: every comparison below fails
     for column, weight_x in ((left, left + 1 - x), (left + 1, x - left)):
         for row, weight_y in ((top, top + 1 - y), (top + 1, y - top)):
             if 0 <= column < width and 0 <= row < height:
-                result = result + weight_x * weight_y * level_map[row * width + column]
+                # The weights stay tensors: through them the gradient reaches the location.
+                result = result + (weight_x * weight_y).to(result.dtype) * level_map[int(row) * width + int(column)]
     return result
 
 
