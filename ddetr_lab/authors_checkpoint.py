@@ -54,6 +54,7 @@ _OPTIONS = {
     "dropout": "dropout",
     "dilation": "dilation",
     "auxiliary_loss": "aux_loss",
+    "num_queries": "num_queries",
     "two_stage_num_proposals": "num_queries",
     "class_cost": "set_cost_class",
     "bbox_cost": "set_cost_bbox",

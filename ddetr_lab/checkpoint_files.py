@@ -21,7 +21,15 @@ from torch import Tensor
 
 from ddetr_lab.files import find_file
 
-__all__ = ["WEIGHT_FILES", "contiguous_copy", "read_pickle", "read_safetensors", "read_weights", "write_safetensors"]
+__all__ = [
+    "WEIGHT_FILES",
+    "contiguous_copy",
+    "read_pickle",
+    "read_safetensors",
+    "read_weights",
+    "write_pickle",
+    "write_safetensors",
+]
 
 # What a folder may call its weights, safest first; an index lists the files of a checkpoint in several parts.
 WEIGHT_FILES = (
@@ -184,3 +192,19 @@ def write_safetensors(state: Mapping[str, Tensor], path: Path) -> None:
         save_file(dict(state), path, metadata={"format": "pt"})  # readers of the hub refuse a file that has no format
     except SafetensorError as error:
         raise OSError(f"could not write {path}: {error}") from error
+
+
+def write_pickle(content: Any, path: Path) -> None:
+    """Write tensors and plain containers as ``torch.save`` does.
+
+    Raises:
+        OSError: if the file cannot be written, for example on a full disk.
+    """
+    try:
+        torch.save(content, path)
+    except RuntimeError as error:  # what torch's zip writer makes of a failed write
+        raise OSError(f"could not write {path}: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

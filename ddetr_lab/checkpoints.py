@@ -16,12 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from ddetr_lab.authors_checkpoint import read_authors_checkpoint
-from ddetr_lab.checkpoint_files import WEIGHT_FILES, contiguous_copy, read_weights, write_safetensors
+from ddetr_lab.checkpoint_files import WEIGHT_FILES, contiguous_copy, read_weights, write_pickle, write_safetensors
 from ddetr_lab.config import DeformableDetrConfig
 from ddetr_lab.files import HubOptions, shipped, shipped_names, write_together
 from ddetr_lab.loading_report import LoadingReport, fit_state, tied_names
 
 __all__ = ["LoadingReport", "PretrainedMixin", "from_pretrained", "save_pretrained", "shipped", "shipped_names"]
+
+# What larger models' files are cut into; an earlier save may have left some.
+_PART = re.compile(r"(model-\d{5}-of-\d{5}\.safetensors|pytorch_model-\d{5}-of-\d{5}\.bin)")
 
 _Model = TypeVar("_Model", bound="PretrainedMixin")
 
@@ -161,16 +164,15 @@ def save_pretrained(
     folder.mkdir(parents=True, exist_ok=True)
     write_together(
         {
-            weights: lambda path: write_safetensors(tensors, path) if safe_serialization else torch.save(tensors, path),
+            weights: lambda path: (
+                write_safetensors(tensors, path) if safe_serialization else write_pickle(tensors, path)
+            ),
             folder / "config.json": lambda path: path.write_text(config_text, encoding="utf-8"),
         }
     )
     for entry in folder.iterdir():
         if entry != weights and (entry.name in WEIGHT_FILES or _PART.fullmatch(entry.name)):
             entry.unlink()
-
-
-_PART = re.compile(r"(model-\d{5}-of-\d{5}\.safetensors|pytorch_model-\d{5}-of-\d{5}\.bin)")
 
 
 def from_pretrained(

@@ -195,6 +195,7 @@ def test_second_names_read_and_write_their_field() -> None:
     config.hidden_size = 64
     config.num_attention_heads = 2
     assert (config.d_model, config.encoder_attention_heads) == (64, 2)
+    assert (config.hidden_size, config.num_attention_heads) == (64, 2)
     assert "hidden_size" not in config.to_dict()
     assert DeformableDetrConfig.from_dict({"d_model": 64}, hidden_size=96, num_attention_heads=8).d_model == 96
 

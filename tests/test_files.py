@@ -5,7 +5,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from ddetr_lab import files
 from ddetr_lab.files import find_file, is_shipped, shipped, shipped_names, write_atomically, write_together
@@ -67,7 +67,9 @@ def test_a_subfolder(tmp_path: Path) -> None:
         find_file(tmp_path, "a", subfolder="other")
 
 
-@pytest.mark.parametrize("name", ["/no/such", "./run", "~no-such-user", "a/b/c", "C:\\runs", "", "a//b", Path("org/name")])
+@pytest.mark.parametrize(
+    "name", ["/no/such", "./run", "~no-such-user", "a/b/c", "C:\\runs", "", "a//b", Path("org/name")]
+)
 def test_what_looks_like_a_path_never_goes_to_the_network(name: object, monkeypatch: pytest.MonkeyPatch) -> None:
     forbid_the_hub(monkeypatch)
     with pytest.raises(FileNotFoundError, match="is no folder, and neither a shipped model"):
@@ -99,6 +101,19 @@ def test_without_a_network_the_message_says_how_to_go_on(error: Exception, monke
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     with pytest.raises(FileNotFoundError, match=r"the hub does not answer.*hf download org/name --local-dir"):
+        find_file("org/name", "config.json")
+
+
+def test_a_repository_that_the_hub_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lacking(RepositoryNotFoundError):
+        def __init__(self) -> None:  # the real one wants the answer of a server
+            Exception.__init__(self, "404")
+
+    def download(*args: object, **kwargs: object) -> str:
+        raise Lacking
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    with pytest.raises(FileNotFoundError, match="no public repository on the hub: check the spelling"):
         find_file("org/name", "config.json")
 
 

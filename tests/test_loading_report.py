@@ -176,6 +176,16 @@ def test_a_wrong_file_for_a_bare_model_is_refused_even_though_heads_may_differ()
         fit_state(Bare(), {"class_embed.0.bias": torch.zeros(5)}, source="file")
 
 
+def test_the_summary_names_every_kind() -> None:
+    report = LoadingReport("file", ["a"], [Resized("b", (2,), (3,))], ["c"], ["d"])
+    assert report.summary().splitlines() == [
+        "file: 1 tensors loaded, 1 resized, 1 new, 1 unused",
+        "  resized, so they start fresh: b (file (2,), model (3,))",
+        "  new, not in the file, so they start fresh: c",
+        "  unused, not in the model: d",
+    ]
+
+
 def test_a_long_list_is_cut_short() -> None:
     report = LoadingReport("file", new=[f"w{number}" for number in range(20)])
     assert report.summary().endswith("w7 … and 12 more")
