@@ -1,0 +1,385 @@
+"""The image processor: pictures and annotations in, a padded batch and targets out, and the way back.
+
+This file only puts the steps in order. Each step is explained where it lives: :mod:`ddetr_lab.image_inputs` (what a
+picture is), :mod:`ddetr_lab.image_transforms` (resize, rescale, normalise, pad), :mod:`ddetr_lab.annotations`
+(targets), :mod:`ddetr_lab.post_processing` (detections), :mod:`ddetr_lab.processor_config` (files).
+
+Built in chapters 2 and 15.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ddetr_lab import image_transforms as transforms
+from ddetr_lab.annotations import (
+    AnnotionFormat,
+    check_annotations,
+    normalize_annotation,
+    prepare_coco_detection_annotation,
+    prepare_coco_panoptic_annotation,
+    resize_annotation,
+)
+from ddetr_lab.batch import BatchFeature, TensorType, warn_once
+from ddetr_lab.image_inputs import (
+    ChannelDimension,
+    Picture,
+    array_of,
+    image_size,
+    layout_of,
+    looks_rescaled,
+    read_pictures,
+    to_channel_dimension_format,
+)
+from ddetr_lab.post_processing import post_process, post_process_object_detection
+from ddetr_lab.processor_config import ProcessorConfigMixin
+
+__all__ = ["AnnotionFormat", "ChannelDimension", "DeformableDetrFeatureExtractor", "DeformableDetrImageProcessor"]
+
+_IMAGENET_MEAN = [0.485, 0.456, 0.406]
+_IMAGENET_STD = [0.229, 0.224, 0.225]
+
+
+class DeformableDetrImageProcessor(ProcessorConfigMixin):
+    """Turn pictures and COCO annotations into what Deformable DETR takes, and its outputs into detections.
+
+    Args:
+        format: of the annotations, "coco_detection" or "coco_panoptic".
+        do_resize: whether to resize.
+        size: {"shortest_edge", "longest_edge"} keeps the proportions, {"height", "width"} does not. An int is the
+            shortest edge with ``max_size`` (1333) as the longest; a pair is (height, width). Default 800/1333.
+        resample: Pillow's filter, default bilinear.
+        do_rescale: whether to multiply pixels by ``rescale_factor``.
+        rescale_factor: default 1/255.
+        do_normalize: whether to compute (pixel - mean) / std, and to make boxes relative.
+        image_mean: one number or one a channel; default ImageNet's.
+        image_std: likewise.
+        do_pad: whether to pad a batch to its largest height and width, and return a pixel mask.
+        **kwargs: ``max_size`` and ``pad_and_return_pixel_mask`` (the old name of ``do_pad``) are understood; others
+            are kept as attributes.
+
+    Raises:
+        ValueError: if ``format`` or ``size`` is none of the above.
+
+    Source: the reference's class of this name. Built in chapter 2.
+    """
+
+    model_input_names: ClassVar[list[str]] = ["pixel_values", "pixel_mask"]
+
+    def __init__(
+        self,
+        format: str | AnnotionFormat = AnnotionFormat.COCO_DETECTION,
+        do_resize: bool = True,
+        size: int | Sequence[int] | Mapping[str, int] | None = None,
+        resample: int = Image.Resampling.BILINEAR,
+        do_rescale: bool = True,
+        rescale_factor: float = 1 / 255,
+        do_normalize: bool = True,
+        image_mean: float | Sequence[float] | None = None,
+        image_std: float | Sequence[float] | None = None,
+        do_pad: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        do_pad = kwargs.pop("pad_and_return_pixel_mask", do_pad)
+        max_size = kwargs.pop("max_size", None if size is None else 1333)
+        super().__init__(**kwargs)
+        self.format = AnnotionFormat(format)
+        self.do_resize = do_resize
+        self.size = transforms.size_dict(
+            {"shortest_edge": 800, "longest_edge": 1333} if size is None else size, max_size=max_size
+        )
+        self.resample = resample
+        self.do_rescale = do_rescale
+        self.rescale_factor = rescale_factor
+        self.do_normalize = do_normalize
+        self.image_mean = _IMAGENET_MEAN.copy() if image_mean is None else image_mean
+        self.image_std = _IMAGENET_STD.copy() if image_std is None else image_std
+        self.do_pad = do_pad
+
+    def __call__(self, images: Any, annotations: Any = None, **kwargs: Any) -> BatchFeature:
+        """Call :meth:`preprocess`."""
+        return self.preprocess(images, annotations, **kwargs)
+
+    def preprocess(
+        self,
+        images: Any,
+        annotations: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        return_segmentation_masks: bool | None = None,
+        masks_path: str | os.PathLike[str] | None = None,
+        do_resize: bool | None = None,
+        size: Any = None,
+        resample: int | None = None,
+        do_rescale: bool | None = None,
+        rescale_factor: float | None = None,
+        do_normalize: bool | None = None,
+        image_mean: float | Sequence[float] | None = None,
+        image_std: float | Sequence[float] | None = None,
+        do_pad: bool | None = None,
+        format: str | AnnotionFormat | None = None,
+        return_tensors: str | TensorType | None = None,
+        data_format: str | ChannelDimension | None = ChannelDimension.FIRST,
+        input_data_format: str | ChannelDimension | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Prepare a batch. Every argument that the constructor has too replaces its value for this call.
+
+        Args:
+            images: one picture, a list, or a 4-D batch; see :func:`ddetr_lab.image_inputs.read_pictures`.
+            annotations: one dict a picture; see :mod:`ddetr_lab.annotations`. Boxes refer to the pixels as stored:
+                no EXIF orientation is applied here.
+            return_segmentation_masks: whether targets hold masks. None: for panoptic annotations only.
+            masks_path: folder of the panoptic PNG files.
+            size: as a dict. An int is refused if pictures are resized: it would leave the longest edge open.
+            return_tensors: "pt", "np", or None for lists of arrays.
+            data_format: layout of ``pixel_values``; None keeps the pictures' own.
+            input_data_format: layout of arrays in ``images``; None infers it.
+            **kwargs: ``pad_and_return_pixel_mask``, the old name of ``do_pad``; ``max_size``, which replaces ``size``
+                and, being an int, is refused.
+
+        Returns:
+            pixel_values (B, C, H, W) float32; pixel_mask (B, H, W) int64, 1 on real pixels, if padded; labels, one
+            dict a picture, if annotated: boxes are cxcywh _norm if normalising, else xyxy in _px after the resize.
+
+        Raises:
+            ValueError: for a picture, annotation, size or choice that is not as described; the message says which.
+            KeyError: for an object that lacks a key.
+
+        Source: the reference's method of this name. Built in chapter 2.
+        """
+        if "pad_and_return_pixel_mask" in kwargs:
+            do_pad = kwargs.pop("pad_and_return_pixel_mask")
+            warn_once(__name__, "pad_and_return_pixel_mask is deprecated: pass do_pad")
+        if "max_size" in kwargs:
+            size = kwargs.pop("max_size")
+            warn_once(__name__, "max_size is deprecated: pass size={'shortest_edge': ..., 'longest_edge': ...}")
+        if kwargs:
+            warn_once(__name__, f"preprocess() ignores {sorted(kwargs)}: it knows no such argument")
+        size = transforms.size_dict(_chosen(size, self.size))
+        resample = _chosen(resample, self.resample)
+        factor = _chosen(rescale_factor, self.rescale_factor) if _chosen(do_rescale, self.do_rescale) else None
+        mean = std = None
+        if _chosen(do_normalize, self.do_normalize):
+            mean, std = _chosen(image_mean, self.image_mean), _chosen(image_std, self.image_std)
+        format = AnnotionFormat(_chosen(format, self.format))
+
+        channels = max((len(value) for value in (mean, std) if isinstance(value, Sequence)), default=None)
+        pictures, layout = read_pictures(images, input_data_format, channels)
+        targets = _checked(annotations, len(pictures), format, masks_path)
+        if factor is not None and looks_rescaled(pictures[0]):
+            warn_once(__name__, "pixels between 0 and 1 are being rescaled once more: pass do_rescale=False")
+        output_layout = layout if data_format is None else ChannelDimension(data_format)
+
+        arrays: list[np.ndarray] = []
+        labels: list[BatchFeature] = []
+        for i, picture in enumerate(pictures):
+            before = after = image_size(picture, layout)
+            with _named(i):
+                if _chosen(do_resize, self.do_resize):
+                    after = transforms.output_size(*before, size)
+                if targets is not None:
+                    target = self.prepare_annotation(
+                        picture, targets[i], format, return_segmentation_masks, masks_path, layout
+                    )
+                    if _chosen(do_resize, self.do_resize):
+                        target = self.resize_annotation(target, before, after)
+                    target = target if mean is None else self.normalize_annotation(target, after)
+                    labels.append(BatchFeature(target, return_tensors))
+                if _chosen(do_resize, self.do_resize):
+                    picture = transforms.resize(picture, after, resample, layout)
+                arrays.append(transforms.colour(picture, layout, factor, mean, std, output_layout))
+
+        if _chosen(do_pad, self.do_pad):
+            batch = self.pad(arrays, return_tensors=return_tensors, input_data_format=output_layout)
+        else:
+            batch = BatchFeature({"pixel_values": arrays}, return_tensors)
+        if targets is not None:
+            batch["labels"] = labels
+        return batch
+
+    def prepare_annotation(
+        self,
+        image: Picture,
+        target: Mapping[str, Any],
+        format: str | AnnotionFormat | None = None,
+        return_segmentation_masks: bool | None = None,
+        masks_path: str | os.PathLike[str] | None = None,
+        input_data_format: str | ChannelDimension | None = None,
+    ) -> dict[str, Any]:
+        """Turn one COCO annotation into arrays, in pixels of ``image``; see :mod:`ddetr_lab.annotations`."""
+        size = image_size(image, input_data_format)
+        if AnnotionFormat(_chosen(format, self.format)) is AnnotionFormat.COCO_DETECTION:
+            return prepare_coco_detection_annotation(size, target, bool(return_segmentation_masks))
+        masks_too = True if return_segmentation_masks is None else return_segmentation_masks
+        return prepare_coco_panoptic_annotation(size, target, masks_path, masks_too)
+
+    def resize_annotation(
+        self,
+        annotation: Mapping[str, Any],
+        orig_size: tuple[int, int],
+        size: tuple[int, int],
+        resample: int = Image.Resampling.NEAREST,
+    ) -> dict[str, Any]:
+        """Scale a target from a picture of ``orig_size`` (height, width) to one of ``size``."""
+        return resize_annotation(annotation, orig_size, size, resample=resample)
+
+    def normalize_annotation(self, annotation: Mapping[str, Any], image_size: tuple[int, int]) -> dict[str, Any]:
+        """Turn a target's boxes from xyxy in pixels of ``image_size`` (height, width) into cxcywh _norm."""
+        return normalize_annotation(annotation, image_size)
+
+    def resize(
+        self,
+        image: Picture,
+        size: Any,
+        resample: int | None = Image.Resampling.BILINEAR,
+        data_format: str | ChannelDimension | None = None,
+        input_data_format: str | ChannelDimension | None = None,
+        **kwargs: Any,
+    ) -> np.ndarray:
+        """Resize one picture; see :func:`ddetr_lab.image_transforms.resize`.
+
+        Args:
+            image: a Pillow picture or an array.
+            size: any form of ``size``; an int needs ``max_size``.
+            resample: a Pillow filter.
+            data_format: layout of the result; None is the picture's own (last for Pillow).
+            input_data_format: layout of the array; None infers it.
+            **kwargs: ``max_size``, the longest edge that goes with an int; ``reducing_gap``, Pillow's shortcut.
+        """
+        size = transforms.size_dict(size, kwargs.pop("max_size", None))
+        layout = layout_of(image, input_data_format)
+        new_size = transforms.output_size(*image_size(image, layout), size)
+        resized = array_of(transforms.resize(image, new_size, resample, layout, **kwargs))
+        return to_channel_dimension_format(resized, data_format or layout, layout)
+
+    def rescale(
+        self,
+        image: np.ndarray,
+        rescale_factor: float,
+        data_format: str | ChannelDimension | None = None,
+        input_data_format: str | ChannelDimension | None = None,
+    ) -> np.ndarray:
+        """Multiply an array by ``rescale_factor``; float32."""
+        rescaled = transforms.rescale(image, rescale_factor)
+        return (
+            rescaled if data_format is None else to_channel_dimension_format(rescaled, data_format, input_data_format)
+        )
+
+    def normalize(
+        self,
+        image: np.ndarray,
+        mean: float | Sequence[float],
+        std: float | Sequence[float],
+        data_format: str | ChannelDimension | None = None,
+        input_data_format: str | ChannelDimension | None = None,
+    ) -> np.ndarray:
+        """Compute (image - mean) / std for each channel; see :func:`ddetr_lab.image_transforms.normalize`."""
+        layout = layout_of(image, input_data_format)
+        return to_channel_dimension_format(
+            transforms.normalize(image, mean, std, layout), data_format or layout, layout
+        )
+
+    def pad(
+        self,
+        images: Sequence[np.ndarray],
+        constant_values: Any = 0,
+        return_pixel_mask: bool = True,
+        return_tensors: str | TensorType | None = None,
+        data_format: str | ChannelDimension | None = None,
+        input_data_format: str | ChannelDimension | None = None,
+    ) -> BatchFeature:
+        """Pad arrays at the bottom and the right to the largest height and width among them.
+
+        Args:
+            images: arrays of one layout.
+            constant_values: what the padding holds; zero after normalisation is the mean colour.
+            return_pixel_mask: whether to return ``pixel_mask`` (B, H, W) int64, 1 on real pixels.
+            return_tensors: "pt", "np", or None for lists of arrays.
+            data_format: layout of the result; None is that of the input.
+            input_data_format: layout of the input; None infers it from the first array.
+
+        Raises:
+            ValueError: if ``images`` is empty or ``constant_values`` has an unknown form.
+
+        Source: the reference's method of this name. Built in chapter 2.
+        """
+        if len(images) == 0:
+            raise ValueError("images is empty: there is nothing to pad")
+        arrays = [array_of(image) for image in images]
+        layout = layout_of(arrays[0], input_data_format)
+        output_layout = ChannelDimension(data_format or layout)
+        arrays = [to_channel_dimension_format(array, output_layout, layout) for array in arrays]
+        padded, mask = transforms.pad_batch(arrays, output_layout, constant_values)
+        batch = BatchFeature({"pixel_values": _finished(padded, return_tensors)})
+        if return_pixel_mask:
+            batch["pixel_mask"] = _finished(mask, return_tensors)
+        return batch.convert_to_tensors(return_tensors)
+
+    def post_process_object_detection(
+        self, outputs: Any, threshold: float = 0.5, target_sizes: Any = None, top_k: int = 100
+    ) -> list[dict[str, torch.Tensor]]:
+        """Turn outputs into detections; see :func:`ddetr_lab.post_processing.post_process_object_detection`."""
+        return post_process_object_detection(outputs, threshold, target_sizes, top_k)
+
+    def post_process(self, outputs: Any, target_sizes: Any) -> list[dict[str, torch.Tensor]]:
+        """Return the 100 best detections of each picture; deprecated, as in the reference."""
+        warn_once(__name__, "post_process is deprecated: call post_process_object_detection with threshold=0.0")
+        return post_process(outputs, target_sizes)
+
+
+class DeformableDetrFeatureExtractor(DeformableDetrImageProcessor):
+    """The image processor under its old name; making one gives a FutureWarning."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        warnings.warn(
+            "DeformableDetrFeatureExtractor is deprecated: use DeformableDetrImageProcessor, which is the same",
+            FutureWarning,
+            stacklevel=2,
+        )
+        super().__init__(*args, **kwargs)
+
+
+def _chosen(given: Any, default: Any) -> Any:
+    return default if given is None else given
+
+
+def _finished(block: Any, return_tensors: str | TensorType | None) -> Any:
+    """Return a freshly made block as a list of its pictures, as itself, or as a tensor that shares its memory."""
+    if return_tensors is None or isinstance(block, list):
+        return list(block)
+    return torch.from_numpy(block) if TensorType(return_tensors) is TensorType.PYTORCH else block
+
+
+def _checked(
+    annotations: Any, pictures: int, format: AnnotionFormat, masks_path: str | os.PathLike[str] | None
+) -> Sequence[Mapping[str, Any]] | None:
+    """Return the annotations as a list of one dict a picture, or raise ValueError."""
+    if annotations is None:
+        return None
+    if isinstance(annotations, Mapping):
+        annotations = [annotations]
+    if not isinstance(annotations, (list, tuple)) or len(annotations) != pictures:
+        what = f"{len(annotations)} of them" if hasattr(annotations, "__len__") else f"a {type(annotations).__name__}"
+        raise ValueError(f"annotations: expected a list of {pictures} dicts, one a picture, but got {what}")
+    check_annotations(annotations, format)
+    if format is AnnotionFormat.COCO_PANOPTIC and not isinstance(masks_path, (str, os.PathLike, type(None))):
+        raise ValueError(f"masks_path is a {type(masks_path).__name__}: expected the folder of the panoptic PNG files")
+    return annotations
+
+
+@contextmanager
+def _named(picture: int) -> Iterator[None]:
+    """Say in an error's message which picture of the batch it is about."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        if type(error) not in (KeyError, TypeError, ValueError):
+            raise
+        raise type(error)(f"picture {picture}: {error.args[0]}") from error
