@@ -98,11 +98,11 @@ def _first_in_folder(folder: Path, filenames: tuple[str, ...]) -> Path:
 
 
 def _is_repository_name(name: str | os.PathLike[str]) -> bool:
-    # A path, or a string written like one, is never sent to the network: a typo in a folder stays a local error.
+    # A path, or a string that is no "owner/name", is never sent to the network: a slip stays a quick local error.
     if not isinstance(name, str) or not name or name.startswith((".", "/", "~", "-")) or "\\" in name:
         return False
     parts = name.split("/")
-    return len(parts) <= 2 and all(part and part.replace("-", "").replace("_", "").replace(".", "") for part in parts)
+    return len(parts) == 2 and all(part and part.replace("-", "").replace("_", "").replace(".", "") for part in parts)
 
 
 def _download(repository: str, filenames: tuple[str, ...], hub_options: dict[str, Any]) -> Path:
@@ -161,7 +161,10 @@ def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
         moves = []
         for target, write in writers.items():
             temporary = stack.enter_context(_temporary_beside(target))
+            temporary.touch()
+            mode = temporary.stat().st_mode
             write(temporary)
+            temporary.chmod(mode)  # some writers make files that only their owner may read
             with open(temporary, "rb+") as stream:
                 os.fsync(stream.fileno())  # the bytes must be on disk before the name points to them
             moves.append((temporary, target))
@@ -173,6 +176,7 @@ def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
 def _temporary_beside(target: Path) -> Iterator[Path]:
     # Beside the target, as os.replace is atomic only within one file system. Not tempfile, whose files are private.
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    temporary.unlink(missing_ok=True)  # of a killed process that had the same number
     try:
         yield temporary
     finally:

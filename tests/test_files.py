@@ -68,7 +68,7 @@ def test_a_subfolder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["/no/such", "./run", "~no-such-user", "a/b/c", "C:\\runs", "", "a//b", Path("org/name")]
+    "name", ["/no/such", "./run", "~no-such-user", "a/b/c", "C:\\runs", "", "a//b", "digit", Path("org/name")]
 )
 def test_what_looks_like_a_path_never_goes_to_the_network(name: object, monkeypatch: pytest.MonkeyPatch) -> None:
     forbid_the_hub(monkeypatch)
@@ -131,6 +131,23 @@ def test_an_unknown_option_is_named(tmp_path: Path) -> None:
 def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old")
     write_atomically(tmp_path / "a", lambda path: path.write_text("new"))
+    assert (tmp_path / "a").read_text() == "new" and os.listdir(tmp_path) == ["a"]
+
+
+def test_a_file_has_the_ordinary_permissions_whatever_its_writer_does(tmp_path: Path) -> None:
+    (tmp_path / "ordinary").write_text("")
+
+    def write(path: Path) -> None:
+        path.unlink()
+        path.touch(mode=0o600)
+
+    write_atomically(tmp_path / "a", write)
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+def test_what_a_killed_process_left_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / f".a.{os.getpid()}.part").write_text("half of")
+    write_atomically(tmp_path / "a", lambda path: path.write_text(path.read_text() + "new"))
     assert (tmp_path / "a").read_text() == "new" and os.listdir(tmp_path) == ["a"]
 
 
