@@ -6,6 +6,7 @@ Built in chapter 3.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,10 @@ class Backbone(nn.Module):
 
 
 def _timm_features(config: DeformableDetrConfig) -> nn.Module:
-    import timm  # here, since it takes a second to import and a checkpoint's configuration may not need it
+    with warnings.catch_warnings():
+        # timm's hub client has a progress bar that asks notebooks for ipywidgets, which nothing here needs.
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        import timm  # here, since it takes a second to import and a checkpoint's configuration may not need it
 
     if ":" not in config.backbone and not timm.is_model(config.backbone):  # "hf-hub:..." names are the hub's to know
         raise ValueError(
