@@ -40,6 +40,7 @@ MODULES: list[tuple[str, tuple[int, ...]]] = [
     ("annotations", (2,)),
     ("post_processing", (15,)),
     ("processor_config", (2,)),
+    ("processor_legacy", (2,)),
     ("image_processing", (2, 15)),
     ("data.coco", (18,)),
     ("data.collate", (16,)),

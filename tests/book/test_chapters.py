@@ -14,10 +14,15 @@ BOOK = Path(__file__).resolve().parents[2] / "book"
 CHAPTERS = sorted(BOOK.glob("*.ipynb"))
 
 
-def toc_files() -> list[str]:
-    """Every page that the table of contents lists, in its order."""
+def toc_pages() -> list[dict[str, Any]]:
+    """The entries below the root of the table of contents, in their order."""
     toc: dict[str, Any] = yaml.safe_load((BOOK / "_toc.yml").read_text(encoding="utf-8"))
-    return [toc["root"]] + [page["file"] for part in toc["parts"] for page in part["chapters"]]
+    return [page for part in toc["parts"] for page in part["chapters"]]
+
+
+def toc_files() -> list[str]:
+    """Every page that the book has, the introduction first."""
+    return ["intro"] + [page["file"] for page in toc_pages()]
 
 
 @pytest.mark.parametrize("gate", gates.GATES)
@@ -38,6 +43,16 @@ def test_chapters_stand_in_order_and_are_named_by_number() -> None:
     listed = [name for name in toc_files() if (BOOK / f"{name}.ipynb").exists()]
     assert listed == sorted(listed)
     assert all(re.fullmatch(r"\d\d_[a-z0-9_]+", name) for name in listed)
+
+
+def test_chapters_are_called_the_same_everywhere() -> None:
+    table = dict(re.findall(r"^\| (\d+) \| (.*) \| \w+ \|$", (BOOK / "intro.md").read_text("utf-8"), re.M))
+    titles = {page["file"]: page.get("title") for page in toc_pages()}
+    for path in CHAPTERS:
+        number = str(int(path.stem[:2]))
+        first = nbformat.read(path, as_version=nbformat.NO_CONVERT).cells[0].source.splitlines()[0]
+        assert first == f"# {table[number]}"
+        assert titles[path.stem] == f"{number}. {table[number]}"
 
 
 def test_the_introduction_says_which_chapters_are_finished() -> None:
