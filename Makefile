@@ -20,13 +20,14 @@ NBVAL := --nbval --nbval-current-env --nbval-sanitize-with=tests/book/nbval_sani
 BOOK_REPOSITORY ?=
 export BOOK_REPOSITORY
 
-.PHONY: help book test lab lint format coverage golden-report clean distclean force
+.PHONY: help ops book test lab lint format coverage golden-report clean distclean force
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make book           set up .venv, render the book, print the address of its first page'
 	@echo 'make test           set up .venv, run every test and every notebook (JOBS=2 processes)'
+	@echo 'make ops            compile the operator (book and test do it too)'
 	@echo 'make lab            set up .venv, open the chapters in JupyterLab'
 	@echo 'make lint           ruff and mypy;   make format   lets ruff rewrite the files'
 	@echo 'make coverage       which lines of ddetr_lab the tests reach'
@@ -54,7 +55,11 @@ $(TEST_READY): pyproject.toml | $(PY)
 	$(PY) -m pip install --disable-pip-version-check $(PIP_ARGS) --editable '.[test]'
 	@touch $(BOOK_READY) $@
 
-book: $(INDEX)
+# The operator's compiled kernel. Without a compiler everything runs on the vectorised path, and doctor says so.
+ops: $(BOOK_READY)
+	@$(VENV)/bin/ddetr-lab build-ops || echo 'Going on without the compiled operator: slower, with the same numbers.'
+
+book: ops $(INDEX)
 	@echo
 	@echo 'The book is ready. Open this page in a browser:'
 	@echo '  $(CURDIR)/$(INDEX)'
@@ -68,7 +73,7 @@ $(INDEX): $(BOOK_SOURCES) $(BOOK_READY) $(if $(BOOK_REPOSITORY),force)
 test coverage golden-report: export OMP_NUM_THREADS = 1
 test coverage golden-report: export MKL_NUM_THREADS = 1
 
-test: $(TEST_READY)
+test: $(TEST_READY) ops
 	$(PY) -m pytest tests book $(NBVAL) -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 coverage: $(TEST_READY)

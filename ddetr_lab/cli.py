@@ -1,4 +1,4 @@
-"""The command ``ddetr-lab``: doctor, detect, train, evaluate.
+"""The command ``ddetr-lab``: doctor, build-ops, detect, train, evaluate.
 
 Built in chapter 0.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 __all__ = ["main"]
 
 # What a wrong input or a full disk raises: told in one line. Anything else is a defect of ours and keeps its traceback.
-EXPECTED_ERRORS = (ValueError, TypeError, KeyError, OSError, FloatingPointError, ModuleNotFoundError, ImportError)
+EXPECTED_ERRORS = (ValueError, TypeError, KeyError, OSError, FloatingPointError, ImportError)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -26,6 +27,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     commands.add_parser("doctor", help="say what is installed, which operator path runs and why, and what to do")
+
+    build = commands.add_parser("build-ops", help="compile the operator's CPU kernel, once")
+    build.add_argument("--force", action="store_true", help="compile even if the library is there")
 
     detect = commands.add_parser("detect", help="find objects in a picture")
     detect.add_argument("picture", metavar="PICTURE", help="any file that Pillow reads")
@@ -177,6 +181,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _build_ops(arguments: argparse.Namespace) -> int:
+    from ddetr_lab.ops.build import build_library
+
+    started = time.perf_counter()
+    library = build_library(force=arguments.force, report=print)
+    print(f"{library} ({time.perf_counter() - started:.1f} s)")
+    return 0
+
+
 def _doctor(_: argparse.Namespace) -> int:
     from ddetr_lab.doctor import report
 
@@ -186,7 +199,7 @@ def _doctor(_: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 done, 1 failed with a message, 2 wrong usage, 130 interrupted."""
     arguments = _parser().parse_args(argv)
-    commands = {"doctor": _doctor, "detect": _detect, "train": _train, "evaluate": _evaluate}
+    commands = {"doctor": _doctor, "build-ops": _build_ops, "detect": _detect, "train": _train, "evaluate": _evaluate}
     try:
         return commands[arguments.command](arguments)
     except KeyboardInterrupt:

@@ -77,14 +77,15 @@ def _device() -> Finding:
 
 def _operator() -> Finding:
     from ddetr_lab.ops import available_backends, default_backend
+    from ddetr_lab.ops.native import native_problem
 
     others = ", ".join(name for name in available_backends() if name != default_backend())
-    return Finding(
-        "ok",
-        "operator",
-        f"deformable attention runs through {default_backend()!r} (PyTorch's own grid_sample, vectorised, any device); "
-        f"also there: {others}. This version has no compiled operator to build",
-    )
+    kinds = {"native": "the compiled CPU kernel", "grid_sample": "PyTorch's own grid_sample, slower"}
+    text = f"deformable attention runs through {default_backend()!r}, {kinds[default_backend()]}; also there: {others}"
+    problem = native_problem()
+    if problem is None:
+        return Finding("ok", "operator", text + ". A GPU runs grid_sample: there is no CUDA kernel yet")
+    return Finding("note", "operator", f"{text}. Why not the compiled kernel: {problem}", "ddetr-lab build-ops")
 
 
 def _weights() -> Finding:
@@ -93,7 +94,9 @@ def _weights() -> Finding:
     try:
         folder = shipped("digits")
     except KeyError as error:
-        return Finding("note", "weights", str(error.args[0]), "reinstall the package, or: ddetr-lab train digits --out digits")
+        return Finding(
+            "note", "weights", str(error.args[0]), "reinstall the package, or: ddetr-lab train digits --out digits"
+        )
     return Finding("ok", "weights", f"digits, {sum(f.stat().st_size for f in folder.iterdir()) / 2**20:.1f} MiB")
 
 

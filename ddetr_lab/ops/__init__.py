@@ -1,6 +1,6 @@
 """Multi-scale deformable attention as one function, ``ms_deform_attn``, with a backend that is chosen visibly.
 
-Built in chapters 6 and 7.
+Built in chapters 6 to 8.
 """
 
 from __future__ import annotations
@@ -10,24 +10,32 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ddetr_lab.ops.reference import ms_deform_attn_grid_sample, ms_deform_attn_loops
+from ddetr_lab.ops.native import ms_deform_attn_native, native_problem
+from ddetr_lab.ops.reference import ms_deform_attn_gather, ms_deform_attn_grid_sample, ms_deform_attn_loops
 
 __all__ = ["available_backends", "default_backend", "ms_deform_attn"]
 
 _BACKENDS: dict[str, Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor], Tensor]] = {
+    "native": ms_deform_attn_native,
     "grid_sample": ms_deform_attn_grid_sample,
+    "gather": ms_deform_attn_gather,
     "loops": ms_deform_attn_loops,
 }
 
 
-def available_backends() -> tuple[str, ...]:
-    """Name the backends that can run here, fastest first."""
-    return tuple(_BACKENDS)
+def available_backends(device: str | torch.device = "cpu") -> tuple[str, ...]:
+    """Name the backends that can run on a device here, fastest first.
+
+    ``native`` is the compiled kernel, on the CPU, once `ddetr-lab build-ops` has built it; the others are PyTorch code
+    for any device.
+    """
+    native = torch.device(device).type == "cpu" and native_problem() is None
+    return tuple(name for name in _BACKENDS if name != "native" or native)
 
 
-def default_backend() -> str:
-    """Name the backend that ``ms_deform_attn`` uses when none is asked for: the fastest that can run here."""
-    return available_backends()[0]
+def default_backend(device: str | torch.device = "cpu") -> str:
+    """Name the backend that ``ms_deform_attn`` uses when none is asked for: the fastest that can run on the device."""
+    return available_backends(device)[0]
 
 
 def ms_deform_attn(
@@ -56,14 +64,18 @@ def ms_deform_attn(
         ValueError: if shapes disagree or the backend is unknown; the message has the name, what came and what was
             expected.
 
-    Built in chapters 6 and 7.
+    Built in chapters 6 to 8.
     """
     shapes = spatial_shapes.tolist() if isinstance(spatial_shapes, Tensor) else spatial_shapes
     pairs = [(int(height), int(width)) for height, width in shapes]
     _check_shapes(value, pairs, level_start_index, sampling_locations, attention_weights)
-    name = default_backend() if backend is None else backend
-    if name not in _BACKENDS:
-        raise ValueError(f"backend = {name!r} is not available here, expected one of {', '.join(available_backends())}")
+    available = available_backends(value.device)
+    name = available[0] if backend is None else backend
+    if name not in available:
+        raise ValueError(
+            f"backend = {name!r} is not available on {value.device}, expected one of {', '.join(available)}"
+            + (f": {native_problem()}" if name == "native" and native_problem() else "")
+        )
     return _BACKENDS[name](value, pairs, sampling_locations, attention_weights)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ddetr_lab.boxes import at_least_float32
 
-__all__ = ["ms_deform_attn_grid_sample", "ms_deform_attn_loops"]
+__all__ = ["ms_deform_attn_gather", "ms_deform_attn_grid_sample", "ms_deform_attn_loops"]
 
 
 def ms_deform_attn_loops(
@@ -94,3 +94,45 @@ def ms_deform_attn_grid_sample(
         # Summed level by level: the samples of all levels at once would not fit the cache.
         output = output + (samples * weights[:, :, :, level]).sum(-1)
     return output.view(batch, heads * channels, queries).transpose(1, 2).contiguous().to(value.dtype)  # (B, Q, M*D)
+
+
+def ms_deform_attn_gather(
+    value: Tensor,
+    spatial_shapes: Tensor | Sequence[tuple[int, int]],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> Tensor:
+    """Compute deformable attention by gathering the four corners: slower than ``grid_sample``, differentiable twice.
+
+    PyTorch has no second derivative for ``grid_sample``; everything here has one. Shapes may also be an (L, 2) tensor,
+    whose numbers are never looked at, so that the double backward pass can be traced.
+
+    Args and result as :func:`ms_deform_attn_loops`.
+    """
+    channels = value.shape[3]
+    queries, levels, points = sampling_locations.shape[1], sampling_locations.shape[3], sampling_locations.shape[4]
+    maps = at_least_float32(value).transpose(1, 2)  # (B, S, M, D) -> (B, M, S, D)
+    locations = sampling_locations.to(maps.dtype).permute(0, 2, 1, 3, 4, 5)  # (B, Q, M, L, P, 2) -> (B, M, Q, L, P, 2)
+    weights = attention_weights.to(maps.dtype).transpose(1, 2)  # (B, Q, M, L, P) -> (B, M, Q, L, P)
+    shapes = torch.as_tensor(spatial_shapes, device=maps.device).view(levels, 1, 2)  # (H, W)
+    areas = shapes[..., 0] * shapes[..., 1]  # (L, 1)
+    starts = areas.cumsum(0) - areas
+    sizes = shapes.flip(-1).to(maps.dtype)  # (L, 1, 2), (W, H)
+    pixel = locations * sizes - 0.5  # (B, M, Q, L, P, 2)
+    touches = ((pixel > -1) & (pixel < sizes)).all(-1, keepdim=True)
+    pixel = pixel.where(touches, 0.0)  # also for what is not finite
+    corner = pixel.detach().floor()
+    fraction = pixel - corner
+    output = torch.zeros((), dtype=maps.dtype, device=maps.device)
+    for right in (0, 1):
+        for below in (0, 1):
+            cell = corner + torch.tensor((right, below), dtype=maps.dtype, device=maps.device)
+            inside = touches[..., 0] & (cell >= 0).all(-1) & (cell < sizes).all(-1)  # (B, M, Q, L, P)
+            share_x = fraction[..., 0] if right else 1 - fraction[..., 0]
+            share_y = fraction[..., 1] if below else 1 - fraction[..., 1]
+            share = (share_x * share_y * weights).where(inside, 0.0)
+            token = starts + (cell[..., 1] * sizes[..., 0] + cell[..., 0]).where(inside, 0.0).long()
+            index = token.flatten(2)[..., None].expand(-1, -1, -1, channels)  # (B, M, Q*L*P, D)
+            corners = maps.gather(2, index).unflatten(2, (queries, levels * points))  # (B, M, Q, L*P, D)
+            output = output + (share.flatten(3)[..., None] * corners).sum(-2)
+    return output.transpose(1, 2).flatten(2).to(value.dtype)  # (B, M, Q, D) -> (B, Q, M*D)

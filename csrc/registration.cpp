@@ -1,0 +1,20 @@
+// The operators' names, schemas and devices, through PyTorch's stable ABI: one library for every later torch and Python.
+
+#include <torch/csrc/stable/library.h>
+
+#include "ms_deform_attn.h"
+
+STABLE_TORCH_LIBRARY(ddetr_lab, m) {
+  m.def(
+      "ms_deform_attn(Tensor value, Tensor spatial_shapes, Tensor level_start_index, Tensor sampling_locations, "
+      "Tensor attention_weights) -> Tensor");
+  m.def(
+      "ms_deform_attn_backward(Tensor value, Tensor spatial_shapes, Tensor level_start_index, "
+      "Tensor sampling_locations, Tensor attention_weights, Tensor grad_output, bool deterministic) "
+      "-> (Tensor, Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(ddetr_lab, CPU, m) {
+  m.impl("ms_deform_attn", TORCH_BOX(&ddetr::cpu::ms_deform_attn));
+  m.impl("ms_deform_attn_backward", TORCH_BOX(&ddetr::cpu::ms_deform_attn_backward));
+}

@@ -1,0 +1,192 @@
+"""Compiling the operator's library from ``csrc/``: explicit, cached, and safe to interrupt.
+
+Nothing here runs on import, and nothing compiles unless ``ddetr-lab build-ops`` (or ``make``) asks for it. The library
+goes into the user's cache under a name made of a hash of the sources and torch's version, so that an edited source or
+another torch never meets a stale library. A file lock lets a second build wait for the first; the operating system
+releases it when its process ends, however that ends.
+
+Built in chapter 8.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+__all__ = ["BuildError", "build_library", "cache_folder", "library_path", "source_folder"]
+
+# The oldest torch whose stable ABI the sources use: 2.10, one byte a part.
+TORCH_TARGET_VERSION = "0x020a000000000000"
+
+# Copies of the CPU kernels: the function that returns each, and the flags that make it what it is.
+INSTRUCTION_SETS: dict[str, dict[str, list[str]]] = {
+    "x86_64": {"baseline": [], "avx2": ["-march=haswell"], "avx512": ["-march=skylake-avx512"]},
+    "aarch64": {"baseline": []},
+    "arm64": {"baseline": []},
+}
+
+
+class BuildError(OSError):
+    """The library could not be built; the message has the command, the compiler's last lines and the remedy."""
+
+
+def source_folder() -> Path:
+    """Return ``csrc/`` of the checkout that this package lies in.
+
+    Raises:
+        FileNotFoundError: if the package was installed without its checkout.
+    """
+    folder = Path(__file__).resolve().parents[2] / "csrc"
+    if not (folder / "registration.cpp").is_file():
+        raise FileNotFoundError(
+            "the operator's sources (csrc/) are not beside this package: install it from a checkout with "
+            "`pip install -e .`; without them the vectorised path runs"
+        )
+    return folder
+
+
+def cache_folder() -> Path:
+    """Return where libraries are kept: ``$DDETR_LAB_CACHE``, else ``ddetr_lab`` in the user's cache folder."""
+    chosen = os.environ.get("DDETR_LAB_CACHE")
+    if chosen:
+        return Path(chosen)
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "ddetr_lab"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddetr_lab"
+
+
+def library_path() -> Path:
+    """Return the path that a library of these sources, for this torch and processor, has or would have.
+
+    Raises:
+        FileNotFoundError: if there are no sources.
+    """
+    digest = hashlib.sha256(f"{torch.__version__} {platform.machine()} {TORCH_TARGET_VERSION}".encode())
+    folder = source_folder()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".h", ".cpp"):
+            digest.update(path.relative_to(folder).as_posix().encode())
+            digest.update(path.read_bytes())
+    return cache_folder() / f"ddetr_ops-{digest.hexdigest()[:16]}.so"
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on ``path``; the file stays, the lock goes with the process."""
+    import fcntl
+
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _compiler() -> list[str]:
+    """Return the C++ compiler as a command: ``$CXX``, else c++, g++ or clang++.
+
+    Raises:
+        BuildError: if there is none.
+    """
+    chosen = os.environ.get("CXX")
+    if chosen:
+        command = shlex.split(chosen)
+        if not command or shutil.which(command[0]) is None:
+            raise BuildError(f"CXX = {chosen!r} is no command here: set it to a C++ compiler, or unset it")
+        return command
+    for name in ("c++", "g++", "clang++"):
+        if shutil.which(name):
+            return [name]
+    raise BuildError(
+        "there is no C++ compiler (c++, g++ or clang++). Debian and Ubuntu: apt install g++; "
+        "macOS: xcode-select --install. Without one the vectorised path runs"
+    )
+
+
+def _commands(compiler: list[str], objects: Path, library: Path) -> tuple[list[list[str]], list[str]]:
+    """Return the compile commands, which are independent of each other, and the link command."""
+    from torch.utils.cpp_extension import include_paths, library_paths
+
+    machine = platform.machine()
+    if machine not in INSTRUCTION_SETS:
+        raise BuildError(f"this processor is a {machine}, for which the kernels have not been compiled yet")
+    sources = source_folder()
+    flags = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror=return-type"]
+    flags.append(f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}")
+    for folder in include_paths():
+        flags += ["-isystem", folder]
+    compile_commands = []
+    for source in ("registration.cpp", "cpu/dispatch.cpp", "cpu/ms_deform_attn_cpu.cpp"):
+        target = objects / (Path(source).stem + ".o")
+        compile_commands.append([*compiler, *flags, "-c", str(sources / source), "-o", str(target)])
+    for name, extra in INSTRUCTION_SETS[machine].items():
+        named = [f"-DDDETR_KERNELS={name}_kernels", f'-DDDETR_KERNELS_NAME="{name}"']
+        target = objects / f"kernels_{name}.o"
+        compile_commands.append(
+            [*compiler, *flags, *extra, *named, "-c", str(sources / "cpu" / "kernels.cpp"), "-o", str(target)]
+        )
+    targets = [command[-1] for command in compile_commands]
+    link = [*compiler, "-shared", "-o", str(library), *targets]
+    for folder in library_paths():
+        link += ["-L", folder]
+    link += ["-ltorch", "-ltorch_cpu", "-lc10"]
+    return compile_commands, link
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last = "\n".join(done.stderr.strip().splitlines()[-15:])
+        raise BuildError(
+            f"the compiler failed with exit code {done.returncode}.\n  {shlex.join(command)}\n{last}\n"
+            "It takes g++ 11 or clang 14 and later. Until it is built the vectorised path runs"
+        )
+
+
+def build_library(force: bool = False, report: Callable[[str], None] = lambda line: None) -> Path:
+    """Build the library unless it is there, and return its path.
+
+    Args:
+        force: build it anew all the same.
+        report: called with each command before it runs, and with what is waited for.
+
+    Returns:
+        The library's path. It is written beside and renamed, so that it is whole or not there.
+
+    Raises:
+        BuildError: if there is no compiler, or it fails.
+        FileNotFoundError: if there are no sources.
+        OSError: if the cache folder cannot be written.
+    """
+    library = library_path()
+    if library.is_file() and not force:
+        return library
+    if sys.platform == "win32":
+        raise BuildError(
+            "the operator is not built on Windows yet: use WSL, or the vectorised path, which runs as it is"
+        )
+    compiler = _compiler()
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(library.with_suffix(".lock")):
+        if library.is_file() and not force:  # another process was faster
+            return library
+        with tempfile.TemporaryDirectory(dir=library.parent, prefix="building-") as folder:
+            finished = Path(folder) / library.name
+            compile_commands, link = _commands(compiler, Path(folder), finished)
+            for command in [*compile_commands, link]:
+                report(shlex.join(command))
+            with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+                list(pool.map(_run, compile_commands))
+            _run(link)
+            os.replace(finished, library)
+    return library
