@@ -133,7 +133,8 @@ class MultiScaleDeformableAttention(nn.Module):
         value = value.unflatten(-1, (self.num_heads, -1))  # (B, S, C) -> (B, S, M, D)
         grid = (batch, queries, self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(query).view(*grid, 2)  # (B, Q, M, L, P, 2)
-        weights = self.attention_weights(query).view(*grid[:3], -1).softmax(-1).view(grid)  # over L*P together
+        weights = self.attention_weights(query).view(*grid[:3], self.num_levels * self.num_points)  # (B, Q, M, L*P)
+        weights = weights.softmax(-1).view(grid)  # over all levels and points together
         locations = sampling_locations(reference_points, offsets, spatial_shapes)
         sampled = ms_deform_attn(value, spatial_shapes, level_start_index, locations, weights, backend=self.backend)
         return self.output_proj(sampled.to(value.dtype)), weights

@@ -88,7 +88,7 @@ def freeze_batch_norms(module: nn.Module) -> None:
 
 def downsample_mask(pixel_mask: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """Shrink a pixel mask (B, H, W), 1 on real pixels, to a map's size by the nearest pixel: (B, h, w) bool."""
-    return F.interpolate(pixel_mask[None].float(), size=size)[0].to(torch.bool)
+    return F.interpolate(pixel_mask[:, None].float(), size=size)[:, 0].to(torch.bool)
 
 
 class Backbone(nn.Module):
