@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ddetr_lab.visualization import OKABE_ITO, panels, use_book_style
 
@@ -85,8 +85,7 @@ def draw_diagram(
             _draw_arrow(ax, blocks[arrow[0]], blocks[arrow[1]], arrow[2] if len(arrow) == 3 else "")
         for block in blocks.values():
             _draw_block(ax, block)
-        figure: Figure = ax.get_figure()
-        return figure
+        return cast("Figure", ax.get_figure())
 
 
 def _half_width(block: Block) -> float:

@@ -47,13 +47,15 @@ def test_detect_prints_json_that_a_program_can_read(scene, capsys):
     assert wanted & {one["label"] for one in found}
 
 
-def test_detect_draws_a_picture_of_the_same_size(scene, tmp_path, capsys):
+def test_detect_draws_the_picture_enlarged_until_labels_can_be_read(scene, tmp_path, capsys):
     path, picture, _ = scene
     out = tmp_path / "out.png"
     assert main(["detect", str(path), "--out", str(out)]) == 0
     with Image.open(out) as drawn:
-        assert drawn.size == picture.size
-        assert not np.array_equal(np.asarray(drawn.convert("RGB")), np.asarray(picture))
+        factor = drawn.width // picture.width
+        assert drawn.size == (picture.width * factor, picture.height * factor)
+        enlarged = picture.resize(drawn.size, Image.Resampling.NEAREST)
+        assert not np.array_equal(np.asarray(drawn.convert("RGB")), np.asarray(enlarged))
     assert "found above 0.5; see" in capsys.readouterr().out
 
 

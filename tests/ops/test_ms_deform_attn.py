@@ -58,7 +58,7 @@ def test_shapes_may_be_a_tensor_and_starts_may_be_given() -> None:
             r"attention_weights has shape .*, expected \(2, 3, 2, 2, 2\)",
         ),
         ({"level_start_index": torch.tensor([0])}, r"level_start_index has shape \(1,\), expected \(2,\)"),
-        ({"backend": "cuda-fast"}, r"backend = 'cuda-fast' is not available here, expected one of .*grid_sample"),
+        ({"backend": "cuda-fast"}, r"backend = 'cuda-fast' is not available on cpu, expected one of .*grid_sample"),
     ],
 )
 def test_what_does_not_fit_is_named(changes: dict, message: str) -> None:
