@@ -10,6 +10,7 @@ Built in chapter 0.
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,8 @@ __all__ = [
 ]
 
 Answer = Callable[..., Any]
+
+_PAGE = 72  # columns that a page of the book shows without scrolling sideways
 
 # What a reader's code may raise; each becomes a CheckError that says on which input.
 _ANSWER_ERRORS = (
@@ -60,7 +63,8 @@ class CheckError(AssertionError):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.problem}\nHint: {self.hint}"
+        lines = f"{self.problem}\nHint: {self.hint}".split("\n")
+        return "\n".join(textwrap.fill(line, _PAGE, subsequent_indent="  ") if line.strip() else line for line in lines)
 
 
 class Passed(str):
