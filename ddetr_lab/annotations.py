@@ -52,7 +52,7 @@ def check_annotations(annotations: Sequence[Any], format: AnnotionFormat) -> Non
     for i, annotation in enumerate(annotations):
         if not isinstance(annotation, Mapping):
             raise ValueError(
-                f"annotations[{i}] is a {type(annotation).__name__}: expected one dict a picture with the keys "
+                f"annotations[{i}] has type {type(annotation).__name__}: expected one dict a picture with the keys "
                 f"{list(keys)} (format {format.value})"
             )
         missing = [key for key in keys if key not in annotation]
@@ -69,11 +69,12 @@ def check_annotations(annotations: Sequence[Any], format: AnnotionFormat) -> Non
             )
 
 
-def _column(objects: Sequence[Mapping[str, Any]], key: str, list_name: str) -> list[Any]:
-    for i, item in enumerate(objects):
+def _column(objects: Mapping[int, Mapping[str, Any]], key: str, list_name: str) -> list[Any]:
+    """Return ``key`` of each object; ``objects`` are numbered as in the file, for the error's sake."""
+    for i, item in objects.items():
         if key not in item:
             raise KeyError(f"{list_name}[{i}] has no {key!r}; it has {sorted(map(str, item))}")
-    return [item[key] for item in objects]
+    return [item[key] for item in objects.values()]
 
 
 def _integers(values: list[Any], name: str) -> np.ndarray:
@@ -87,11 +88,12 @@ def _integers(values: list[Any], name: str) -> np.ndarray:
     return array
 
 
-def _boxes_xywh(values: list[Any]) -> np.ndarray:
-    for i, box in enumerate(values):
+def _boxes_xywh(objects: Mapping[int, Mapping[str, Any]]) -> np.ndarray:
+    boxes = _column(objects, "bbox", "annotations")
+    for i, box in zip(objects, boxes, strict=True):
         if np.shape(box) != (4,) or not np.isfinite(np.asarray(box, dtype=np.float64)).all():
             raise ValueError(f"annotations[{i}]['bbox'] is {box!r}: expected four finite numbers [x, y, width, height]")
-    return np.asarray(values, dtype=np.float32).reshape(-1, 4)  # (N, 4), also for N = 0
+    return np.asarray(boxes, dtype=np.float32).reshape(-1, 4)  # (N, 4), also for N = 0
 
 
 def prepare_coco_detection_annotation(
@@ -121,11 +123,11 @@ def prepare_coco_detection_annotation(
     Source: the reference's function of this name. It fails on more than one keypoint an object. Built in chapter 2.
     """
     height, width = image_size
-    objects = [item for item in target["annotations"] if item.get("iscrowd", 0) == 0]
+    objects = {i: item for i, item in enumerate(target["annotations"]) if item.get("iscrowd", 0) == 0}
     labels = _integers(_column(objects, "category_id", "annotations"), "category_id")
     area = np.asarray(_column(objects, "area", "annotations"), dtype=np.float32)
     iscrowd = np.zeros(len(objects), dtype=np.int64)
-    boxes = _boxes_xywh(_column(objects, "bbox", "annotations"))
+    boxes = _boxes_xywh(objects)
     boxes[:, 2:] += boxes[:, :2]
     boxes[:, 0::2] = boxes[:, 0::2].clip(0, width)
     boxes[:, 1::2] = boxes[:, 1::2].clip(0, height)
@@ -141,7 +143,7 @@ def prepare_coco_detection_annotation(
         "iscrowd": iscrowd[keep],
         "orig_size": np.asarray([height, width], dtype=np.int64),
     }
-    if objects and "keypoints" in objects[0]:
+    if objects and "keypoints" in next(iter(objects.values())):
         prepared["keypoints"] = _keypoints(_column(objects, "keypoints", "annotations"))[keep].reshape(-1, 3)
     if return_segmentation_masks:
         segmentations = _column(objects, "segmentation", "annotations")
@@ -207,9 +209,8 @@ def _polygons(segmentation: Any, i: int) -> list[list[float]]:
         polygons = [[float(value) for value in polygon] for polygon in segmentation]
     except (TypeError, ValueError):
         polygons = []
-    # pycocotools reads four numbers as a box, and decides by the first polygon for all of them.
     lengths = {len(polygon) for polygon in polygons}
-    if not lengths or any(n < 4 or n % 2 for n in lengths) or (4 in lengths and len(lengths) > 1):
+    if not lengths or any(n < 6 or n % 2 for n in lengths):
         raise ValueError(
             f"segmentation {i} is {str(segmentation)[:80]}: expected a list of polygons [x0, y0, x1, y1, x2, y2, ...]"
         )
@@ -274,7 +275,7 @@ def prepare_coco_panoptic_annotation(
     }
     if "segments_info" not in target:
         return prepared
-    segments = target["segments_info"]
+    segments = dict(enumerate(target["segments_info"]))
     path = Path(masks_path) / target["file_name"]
     segment_of_pixel = _segment_ids(path)
     if segment_of_pixel.shape != (height, width):

@@ -27,7 +27,7 @@ class Choice(str, Enum):
     def _missing_(cls, value: object) -> Choice:
         if isinstance(value, Enum):  # the same choice, spelt with another library's enum
             return cls(value.value)
-        raise ValueError(f"{value!r} is not a {cls.__name__}: choose one of {[member.value for member in cls]}")
+        raise ValueError(f"{value!r} is no {cls.__name__}: choose one of {[member.value for member in cls]}")
 
 
 class TensorType(Choice):

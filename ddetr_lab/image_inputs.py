@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import struct
+import warnings
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -75,7 +76,7 @@ def load_image(source: str | os.PathLike[str] | BinaryIO | Image.Image) -> Image
     elif hasattr(source, "read"):
         name = str(getattr(source, "name", "the open file"))
     else:
-        raise TypeError(f"source is a {type(source).__name__}: expected a path, an open binary file or a picture")
+        raise TypeError(f"source has type {type(source).__name__}: expected a path, an open binary file or a picture")
     try:
         with Image.open(source) as picture:
             return to_rgb(_upright(picture, name), name)
@@ -105,7 +106,9 @@ def _upright(picture: Image.Image, name: str) -> Image.Image:
     """Turn a picture as its EXIF orientation says; a damaged EXIF block says nothing."""
     _decode(picture, name)
     try:
-        return ImageOps.exif_transpose(picture)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # "Corrupt EXIF data": then there is nothing to obey
+            return ImageOps.exif_transpose(picture)
     except _DECODING_ERRORS:
         return picture
 
@@ -252,7 +255,9 @@ def _checked_array(picture: Any, name: str) -> np.ndarray:
         elif isinstance(picture, (list, tuple)):
             remedy = "numpy.asarray makes an array of nested lists of numbers"
         what = type(picture).__name__
-        raise ValueError(f"{name} is a {what}: expected a Pillow picture, a numpy array or a torch tensor; {remedy}")
+        raise ValueError(
+            f"{name} has type {what}: expected a Pillow picture, a numpy array or a torch tensor; {remedy}"
+        )
     array = array_of(picture)
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name} has dtype {array.dtype}: expected whole or floating-point numbers")

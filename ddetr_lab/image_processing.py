@@ -2,7 +2,8 @@
 
 This file only puts the steps in order. Each step is explained where it lives: :mod:`ddetr_lab.image_inputs` (what a
 picture is), :mod:`ddetr_lab.image_transforms` (resize, rescale, normalise, pad), :mod:`ddetr_lab.annotations`
-(targets), :mod:`ddetr_lab.post_processing` (detections), :mod:`ddetr_lab.processor_config` (files).
+(targets), :mod:`ddetr_lab.post_processing` (detections), :mod:`ddetr_lab.processor_config` (files),
+:mod:`ddetr_lab.processor_legacy` (old method names).
 
 Built in chapters 2 and 15.
 """
@@ -39,8 +40,9 @@ from ddetr_lab.image_inputs import (
     read_pictures,
     to_channel_dimension_format,
 )
-from ddetr_lab.post_processing import post_process, post_process_object_detection
+from ddetr_lab.post_processing import post_process_object_detection
 from ddetr_lab.processor_config import ProcessorConfigMixin
+from ddetr_lab.processor_legacy import LegacyMethods
 
 __all__ = ["AnnotionFormat", "ChannelDimension", "DeformableDetrFeatureExtractor", "DeformableDetrImageProcessor"]
 
@@ -48,7 +50,7 @@ _IMAGENET_MEAN = [0.485, 0.456, 0.406]
 _IMAGENET_STD = [0.229, 0.224, 0.225]
 
 
-class DeformableDetrImageProcessor(ProcessorConfigMixin):
+class DeformableDetrImageProcessor(ProcessorConfigMixin, LegacyMethods):
     """Turn pictures and COCO annotations into what Deformable DETR takes, and its outputs into detections.
 
     Args:
@@ -91,7 +93,8 @@ class DeformableDetrImageProcessor(ProcessorConfigMixin):
         do_pad = kwargs.pop("pad_and_return_pixel_mask", do_pad)
         max_size = kwargs.pop("max_size", None if size is None else 1333)
         super().__init__(**kwargs)
-        self.format = AnnotionFormat(format)
+        AnnotionFormat(format)  # raises if unknown; kept in the form it was given, as the reference does
+        self.format = format
         self.do_resize = do_resize
         self.size = transforms.size_dict(
             {"shortest_edge": 800, "longest_edge": 1333} if size is None else size, max_size=max_size
@@ -192,9 +195,10 @@ class DeformableDetrImageProcessor(ProcessorConfigMixin):
                         target = self.resize_annotation(target, before, after)
                     target = target if mean is None else self.normalize_annotation(target, after)
                     labels.append(BatchFeature(target, return_tensors))
+                stretched = False
                 if _chosen(do_resize, self.do_resize):
-                    picture = transforms.resize(picture, after, resample, layout)
-                arrays.append(transforms.colour(picture, layout, factor, mean, std, output_layout))
+                    picture, stretched = transforms.resize_to_8_bits(picture, after, resample, layout)
+                arrays.append(transforms.colour(picture, layout, factor, mean, std, output_layout, stretched))
 
         if _chosen(do_pad, self.do_pad):
             batch = self.pad(arrays, return_tensors=return_tensors, input_data_format=output_layout)
@@ -328,11 +332,6 @@ class DeformableDetrImageProcessor(ProcessorConfigMixin):
         """Turn outputs into detections; see :func:`ddetr_lab.post_processing.post_process_object_detection`."""
         return post_process_object_detection(outputs, threshold, target_sizes, top_k)
 
-    def post_process(self, outputs: Any, target_sizes: Any) -> list[dict[str, torch.Tensor]]:
-        """Return the 100 best detections of each picture; deprecated, as in the reference."""
-        warn_once(__name__, "post_process is deprecated: call post_process_object_detection with threshold=0.0")
-        return post_process(outputs, target_sizes)
-
 
 class DeformableDetrFeatureExtractor(DeformableDetrImageProcessor):
     """The image processor under its old name; making one gives a FutureWarning."""
@@ -366,11 +365,13 @@ def _checked(
     if isinstance(annotations, Mapping):
         annotations = [annotations]
     if not isinstance(annotations, (list, tuple)) or len(annotations) != pictures:
-        what = f"{len(annotations)} of them" if hasattr(annotations, "__len__") else f"a {type(annotations).__name__}"
+        what = f"{len(annotations)} of them" if hasattr(annotations, "__len__") else type(annotations).__name__
         raise ValueError(f"annotations: expected a list of {pictures} dicts, one a picture, but got {what}")
     check_annotations(annotations, format)
     if format is AnnotionFormat.COCO_PANOPTIC and not isinstance(masks_path, (str, os.PathLike, type(None))):
-        raise ValueError(f"masks_path is a {type(masks_path).__name__}: expected the folder of the panoptic PNG files")
+        raise ValueError(
+            f"masks_path has type {type(masks_path).__name__}: expected the folder of the panoptic PNG files"
+        )
     return annotations
 
 

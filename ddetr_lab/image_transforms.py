@@ -26,7 +26,17 @@ from ddetr_lab.image_inputs import (
     to_channel_dimension_format,
 )
 
-__all__ = ["colour", "normalize", "output_size", "pad", "pad_batch", "rescale", "resize", "size_dict"]
+__all__ = [
+    "colour",
+    "normalize",
+    "output_size",
+    "pad",
+    "pad_batch",
+    "rescale",
+    "resize",
+    "resize_to_8_bits",
+    "size_dict",
+]
 
 _SIZE_KEYS = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"}, {"longest_edge"})
 
@@ -164,15 +174,26 @@ def resize(
 
     Source: the reference's ``image_transforms.resize``. Built in chapter 2.
     """
+    resized, stretched = resize_to_8_bits(picture, size, resample, layout, reducing_gap)
+    return rescale(array_of(resized), 1 / 255) if stretched else resized
+
+
+def resize_to_8_bits(
+    picture: Picture,
+    size: tuple[int, int],
+    resample: int | None = None,
+    layout: str | ChannelDimension | None = None,
+    reducing_gap: float | None = None,
+) -> tuple[Picture, bool]:
+    """Resize as :func:`resize` does, but leave fractions times 255; True says that they still are."""
     height, width = size
     filter_ = Image.Resampling.BILINEAR if resample is None else Image.Resampling(resample)
     if isinstance(picture, Image.Image):
-        return picture.resize((width, height), resample=filter_, reducing_gap=reducing_gap)
+        return picture.resize((width, height), resample=filter_, reducing_gap=reducing_gap), False
     layout = infer_channel_dimension_format(picture) if layout is None else ChannelDimension(layout)
     stretch = _must_stretch(picture)
     resized = _to_pil(picture, layout, stretch).resize((width, height), resample=filter_, reducing_gap=reducing_gap)
-    pixels = array_of(resized, layout)
-    return rescale(pixels, 1 / 255) if stretch else pixels
+    return array_of(resized, layout), stretch
 
 
 def rescale(array: np.ndarray, factor: float) -> np.ndarray:
@@ -217,6 +238,8 @@ def normalize(
     shape = (-1, 1, 1) if layout is ChannelDimension.FIRST else (-1,)
     shift = np.array(_per_channel(mean, channels, "image_mean"), dtype=array.dtype).reshape(shape)
     scale = np.array(_per_channel(std, channels, "image_std"), dtype=array.dtype).reshape(shape)
+    if not scale.all():
+        raise ValueError(f"image_std is {std!r}: expected no zero, pixels are divided by it")
     return (array - shift) / scale
 
 
@@ -227,6 +250,7 @@ def colour(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     output_layout: ChannelDimension | None = None,
+    stretched: bool = False,
 ) -> np.ndarray:
     """Rescale by ``factor`` and normalise by ``mean`` and ``std``, each if given, and set the layout.
 
@@ -237,6 +261,7 @@ def colour(
         mean: with ``std``, one number or one a channel.
         std: see ``mean``.
         output_layout: layout of the result; None is ``layout``.
+        stretched: whether the picture is what :func:`resize_to_8_bits` made of fractions: divide by 255 first.
 
     Returns:
         a new array, or a view of the picture if there was nothing to compute. float32 unless the picture is of
@@ -246,7 +271,7 @@ def colour(
         ValueError: if the length of ``mean`` or ``std`` does not fit the channels.
     """
     output_layout = layout if output_layout is None else ChannelDimension(output_layout)
-    nothing = factor is None and mean is None
+    nothing = factor is None and mean is None and not stretched
     if isinstance(picture, Image.Image):
         layout = ChannelDimension.LAST
         picture = array_of(picture) if nothing else np.asarray(picture)  # the second cannot be written to
@@ -256,7 +281,8 @@ def colour(
         return to_channel_dimension_format(array, output_layout, layout)
     channels = number_of_channels(picture, layout)
     table = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], channels, axis=2)  # (256, 1, C)
-    table = table if factor is None else rescale(table, factor)
+    for step in ([1 / 255] if stretched else []) + ([] if factor is None else [factor]):
+        table = rescale(table, step)
     table = table if mean is None or std is None else normalize(table, mean, std, ChannelDimension.LAST)
     pixels = to_channel_dimension_format(picture, ChannelDimension.FIRST, layout)  # (C, H, W)
     planes = np.empty(pixels.shape, dtype=np.float32)
