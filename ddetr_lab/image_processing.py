@@ -173,7 +173,7 @@ class DeformableDetrImageProcessor(ProcessorConfigMixin, LegacyMethods):
             mean, std = _chosen(image_mean, self.image_mean), _chosen(image_std, self.image_std)
         format = AnnotionFormat(_chosen(format, self.format))
 
-        channels = max((len(value) for value in (mean, std) if isinstance(value, Sequence)), default=None)
+        channels = max((len(value) for value in (mean, std) if isinstance(value, (Sequence, np.ndarray))), default=None)
         pictures, layout = read_pictures(images, input_data_format, channels)
         targets = _checked(annotations, len(pictures), format, masks_path)
         if factor is not None and looks_rescaled(pictures[0]):

@@ -265,6 +265,8 @@ def test_grey_arrays_fit_three_means_or_one():
     grey = picture()[..., 0]
     values = PROCESSOR(grey, return_tensors="np").pixel_values
     assert np.array_equal(values, PROCESSOR(np.dstack([grey] * 3), return_tensors="np").pixel_values)
+    arrays = PROCESSOR(grey, image_mean=MEAN, image_std=STD, return_tensors="np").pixel_values
+    assert np.array_equal(values, arrays)
     assert PROCESSOR(grey, image_mean=0.5, image_std=0.2, return_tensors="np").pixel_values.shape == (1, 1, 4, 6)
     assert PROCESSOR(grey, image_mean=[0.5], image_std=[0.2], return_tensors="np").pixel_values.shape == (1, 1, 4, 6)
 
