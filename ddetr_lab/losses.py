@@ -116,6 +116,8 @@ def check_labels(labels: Any, batch: int, num_labels: int) -> list[dict[str, Ten
     """
     if not isinstance(labels, (list, tuple)):
         raise TypeError(f"labels is a {type(labels).__name__}, expected a list with one dict a picture")
+    if batch == 0:
+        raise ValueError("labels and pixel_values hold no picture: there is no loss of an empty batch, leave it out")
     if len(labels) != batch:
         raise ValueError(f"labels has {len(labels)} entries, but the batch has {batch} pictures: one dict a picture")
     checked = []

@@ -80,8 +80,9 @@ class HungarianMatcher:
         from scipy.optimize import linear_sum_assignment  # 0.2 s to import, needed in training only
 
         logits, boxes = at_least_float32(outputs["logits"]), at_least_float32(outputs["pred_boxes"])
-        _refuse_nan(logits, "logits", "query", "look for NaN in the weights, or lower the learning rate")
-        _refuse_nan(boxes, "pred_boxes", "query", "look for NaN in the weights, or lower the learning rate")
+        remedy = "look for NaN in the pictures and in the weights, or lower the learning rate"
+        _refuse_nan(logits, "logits", "query", remedy)
+        _refuse_nan(boxes, "pred_boxes", "query", remedy)
         pairs = []
         for picture, target in enumerate(targets):
             _refuse_nan(

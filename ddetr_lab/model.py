@@ -79,6 +79,12 @@ def _projections(channels: Sequence[int], config: DeformableDetrConfig) -> nn.Mo
 
 
 def _check_pictures(pixel_values: Tensor, pixel_mask: Tensor | None, channels: int) -> None:
+    for name, given in (("pixel_values", pixel_values), ("pixel_mask", pixel_mask)):
+        if not isinstance(given, Tensor) and given is not None:
+            raise TypeError(
+                f"{name} is a {type(given).__name__}, expected a torch.Tensor: "
+                'call the image processor with return_tensors="pt"'
+            )
     if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
         raise ValueError(f"pixel_values has shape {tuple(pixel_values.shape)}, expected (B, {channels}, H, W)")
     if not pixel_values.is_floating_point():
@@ -234,6 +240,7 @@ class DeformableDetrModel(DeformableDetrPreTrainedModel):
             A :class:`~ddetr_lab.outputs.DeformableDetrModelOutput`, or its tuple.
 
         Raises:
+            TypeError: if pictures or mask are no tensors.
             ValueError: if pictures, mask or encoder outputs have the wrong shape.
         """
         _warn_of_unused(

@@ -206,8 +206,15 @@ def test_nan_in_the_weights_is_named_by_the_matcher() -> None:
     model = build()
     with torch.no_grad():
         model.class_embed[0].weight[1, 0] = float("nan")
-    with pytest.raises(ValueError, match=r"cannot weigh logits .* picture 0, query 0: .*NaN in the weights"):
+    with pytest.raises(ValueError, match=r"cannot weigh logits .* picture 0, query 0: .*and in the weights"):
         run(model, labels=labels())
+
+
+def test_nan_in_the_pictures_is_named_by_the_matcher(detector: DeformableDetrForObjectDetection) -> None:
+    pixel_values, _ = pictures()
+    pixel_values[1, 0, 5, 5] = float("nan")
+    with pytest.raises(ValueError, match=r"cannot weigh logits .*first picture 1, query \d: .*NaN in the pictures"):
+        run(detector, pixel_values=pixel_values, labels=labels())
 
 
 def test_corner_boxes_are_refused_in_predictions_and_pixels_in_labels(

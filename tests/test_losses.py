@@ -230,5 +230,7 @@ def test_bad_labels_are_named_by_picture_and_object(second: Any, error: type[Exc
 def test_labels_must_be_a_list_of_one_dict_a_picture() -> None:
     with pytest.raises(ValueError, match=r"labels has 1 entries, but the batch has 2 pictures"):
         check_labels(targets()[:1], 2, 3)
+    with pytest.raises(ValueError, match="no loss of an empty batch"):
+        check_labels([], 0, 3)
     with pytest.raises(TypeError, match=r"labels is a dict, expected a list with one dict a picture"):
         check_labels(targets()[0], 2, 3)

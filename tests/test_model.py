@@ -210,6 +210,14 @@ def test_bad_pictures_and_masks_are_named(
         run(model, **arguments)
 
 
+@pytest.mark.parametrize("name", ["pixel_values", "pixel_mask"])
+@pytest.mark.parametrize("kind", [lambda t: t.numpy(), lambda t: [*t]], ids=["array", "list"])
+def test_pictures_that_are_no_tensors_are_named(model: DeformableDetrModel, name: str, kind: Any) -> None:
+    given = dict(zip(("pixel_values", "pixel_mask"), pictures(), strict=True))
+    with pytest.raises(TypeError, match=rf'{name} is a (ndarray|list), expected a torch.Tensor.*return_tensors="pt"'):
+        run(model, **{name: kind(given[name])})
+
+
 def test_grey_pictures_where_the_backbone_takes_them() -> None:
     model = generic(DeformableDetrModel(tiny_config(backbone={"num_channels": 1})))
     assert torch.isfinite(run(model, pixel_values=pictures(1)[0]).last_hidden_state).all()
