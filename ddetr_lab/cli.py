@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--seed", type=_natural_int, default=0, metavar="N", help="of weights, order and scenes (default 0)"
     )
+    train.add_argument("--weights", metavar="DIR", help="start from these weights instead of the backbone's alone")
     train.add_argument("--out", type=Path, metavar="DIR", help="folder for weights and records (default runs/RECIPE)")
     train.add_argument("--device", default=None, help="cpu, cuda ... (default: a GPU if there is one)")
 
@@ -155,6 +156,7 @@ def _train(arguments: argparse.Namespace) -> int:
         steps=arguments.steps,
         minutes=arguments.minutes,
         seed=arguments.seed,
+        weights=arguments.weights,
         device=_device(arguments.device),
     )
     print(f"{run.steps} steps in {run.seconds / 60:.1f} minutes, saved in {run.folder}")

@@ -166,10 +166,11 @@ def train(
     steps: int | None = None,
     minutes: float | None = None,
     seed: int = 0,
+    weights: str | Path | None = None,
     device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> TrainingRun:
-    """Train a recipe's model from its backbone's weights, save it, and score it.
+    """Train a recipe's model from its backbone's weights (or from ``weights``), save it, and score it.
 
     Into ``out`` go ``config.json``, ``model.safetensors`` and ``preprocessor_config.json`` (every 500 steps and at the
     end), ``metrics.jsonl`` (a line every 10 steps), ``recipe.json`` and ``result.json``.
@@ -181,6 +182,7 @@ def train(
         minutes: stop after so many minutes; the schedule then runs over time as well as over steps, whichever is
             further, so that the run ends at a learning rate of 0 in either case.
         seed: of weights, order and scenes.
+        weights: a folder or shipped name to start from, of a model like the recipe's; the optimiser starts afresh.
         device: where to train.
         progress: show a bar.
 
@@ -197,10 +199,12 @@ def train(
         if value is not None and value <= 0:
             raise ValueError(f"{name} = {value}, expected a positive number")
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RECORD).write_text(json.dumps({**recipe.to_dict(), "seed": seed}, indent=2) + "\n", encoding="utf-8")
     torch.manual_seed(seed)
     model = build_model(recipe).to(device)
+    if weights is not None:
+        model.load_state_dict(DeformableDetrForObjectDetection.from_pretrained(weights).state_dict())
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECORD).write_text(json.dumps({**recipe.to_dict(), "seed": seed}, indent=2) + "\n", encoding="utf-8")
     # Channels side by side in memory: a tenth of the step's time on a CPU, more on a GPU.
     model.model.backbone.to(memory_format=torch.channels_last)
     processor = build_processor(recipe)

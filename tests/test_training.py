@@ -104,6 +104,17 @@ def test_a_run_leaves_a_detector_a_processor_and_its_record(recipe, tmp_path):
     assert run.result.line().startswith("AP ")
 
 
+def test_a_run_can_start_from_another_s_weights(recipe, tmp_path):
+    first = train(recipe, tmp_path / "first", steps=1, progress=False)
+    # A warm-up step at a learning rate of 0 changes nothing, so the second run still holds the first one's weights.
+    second = train(recipe, tmp_path / "second", steps=1, seed=9, weights=first.folder, progress=False)
+    state = first.model.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in second.model.state_dict().items())
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        train(recipe, tmp_path / "third", steps=1, weights=tmp_path / "nowhere", progress=False)
+    assert not (tmp_path / "third").exists()
+
+
 def test_the_same_seed_trains_the_same_weights(recipe, tmp_path):
     short = replace(recipe, evaluation=EvaluationSettings(scenes=1, batch_size=1))
     first, second, other = (

@@ -148,7 +148,7 @@ class DigitScenes(Dataset[tuple[Image.Image, dict[str, Any]]]):
         split: ``"train"`` or ``"val"``: other scans, other photographs.
         num_scenes: length of the dataset; by default 8000 for train and 500 for val.
         seed: scenes of another seed are other scenes (of the same scans and photographs).
-        size: longest side in pixels, at least 64. Digits grow with it: at 160 their ink is about 12 to 80 high.
+        size: longest side in pixels, at least 64. Digits grow with it: at 160 their ink is about 18 to 85 high.
 
     Attributes:
         categories: label to name, ``{0: "0", ... 9: "9"}``.
@@ -233,8 +233,8 @@ class DigitScenes(Dataset[tuple[Image.Image, dict[str, Any]]]):
         for _ in range(count):
             label = int(rng.integers(10))
             scan = scans[label][rng.integers(len(scans[label]))]
-            # Sizes are uniform on a logarithmic scale: as many between 12 and 24 pixels as between 24 and 48.
-            ink_height = self.size * math.exp(rng.uniform(math.log(0.085), math.log(0.48)))
+            # Sizes are uniform on a logarithmic scale: as many between 20 and 40 pixels as between 40 and 80.
+            ink_height = self.size * math.exp(rng.uniform(math.log(0.12), math.log(0.5)))
             alpha = _enlarge(rng, scan, ink_height)
             place = _free_place(rng, alpha.shape[1], alpha.shape[0], width, height, strokes)
             if place is not None:  # a full picture simply holds one digit fewer

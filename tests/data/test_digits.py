@@ -93,7 +93,7 @@ def test_counts_sizes_and_classes_over_many_scenes():
     labels = np.bincount([entry["category_id"] for entry in truth["annotations"]], minlength=10)
     assert 10 <= (per_picture == 0).sum() <= 70, "some pictures are empty, most are not"
     assert per_picture.max() <= 8 and 2.5 < per_picture.mean() < 4.5
-    assert heights.min() < 16 and heights.max() > 64 and heights.max() <= 100
+    assert 15 < heights.min() < 22 and heights.max() > 64 and heights.max() <= 100
     assert labels.min() > 0.5 * labels.mean(), "every digit is about as frequent as the others"
 
 
