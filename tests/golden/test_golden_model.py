@@ -82,10 +82,11 @@ def test_gradients(case: ModelCase) -> None:
     actual = group(run_model(case.name).arrays(), "gradients")
     rows = "gradients/fingerprints"
     found, wanted = actual.pop(rows), expected.pop(rows)
-    assert_same(actual, expected, TOLERANCE, TOLERANCE)
-    # Gradients are small deep in the backbone: measure each parameter's by its own length.
+    assert_same(actual, expected, TOLERANCE, 5e-5)
+    # Gradients are small deep in the backbone: measure each parameter's by its own length. Rounding moves them further
+    # than outputs, differently with the vector instructions of each processor; the cases in float64 have the digits.
     lengths = wanted[:, 1:2]
-    far = np.abs(found - wanted) > 2e-4 * lengths + 1e-6
+    far = np.abs(found - wanted) > 2e-3 * lengths + 2e-6
     names = np.array(read_facts(f"model_{case.name}")["trained"])[far.any(1)]
     assert names.size == 0, f"gradients of {', '.join(names)} differ"
     if sum(case.targets) > 0 and not case.own_encoder_state:
