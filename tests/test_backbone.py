@@ -171,6 +171,10 @@ def test_own_weights_of_efficientnet_lite0_come_from_a_package(lite0: Backbone) 
 def test_those_weights_fit_no_other_network(resnet18: Backbone) -> None:
     with pytest.raises(ValueError, match="these weights fit backbone='tf_efficientnet_lite0'"):
         load_efficientnet_lite0_weights(resnet18)
+    with torch.device("meta"):
+        larger = Backbone(timm_config("resnet50"))
+    with pytest.raises(ValueError, match=r"the backbone has \d+ tensors and EfficientNet-Lite0 has \d+"):
+        load_efficientnet_lite0_weights(larger)
     with pytest.raises(ValueError, match=r"conv_stem.weight has shape \(32, 1, 3, 3\).*3 input channels only"):
         load_efficientnet_lite0_weights(Backbone(timm_config("tf_efficientnet_lite0", num_channels=1)))
 
