@@ -26,7 +26,8 @@ struct Sample {
   Real fraction_y;   // of the way from the top to the bottom corners
 };
 
-// Returns false where no corner is inside, and for locations that are not finite: such a sample reads zero.
+// Returns false where no corner is inside, and for locations that are not finite, which the
+// caller treats.
 template <typename Real>
 DDETR_HOST_DEVICE bool locate(Real u, Real v, int32_t height, int32_t width, Sample<Real>& sample) {
   const Real x = u * static_cast<Real>(width) - static_cast<Real>(0.5);

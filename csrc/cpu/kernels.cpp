@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "../bilinear.h"
@@ -94,6 +95,12 @@ struct Accumulator<double> {
   using type = double;
 };
 
+// NaN and infinity less themselves are NaN.
+template <typename Real>
+inline bool is_finite(Real x) {
+  return x - x == Real(0);
+}
+
 // One sample that reads something: its corners' addresses, counted from the head's first channel, and its numbers.
 template <typename Real>
 struct Read {
@@ -105,9 +112,10 @@ struct Read {
   int32_t height, width;
 };
 
-// Collects the samples of one query and head that touch a map. Returns how many.
+// Collects the samples of one query and head that touch a map. Returns how many, and whether a location is not
+// finite: such a query's result is NaN, as with grid_sample, for a fault upstream must not become a plausible number.
 template <typename Real>
-int64_t collect(const Problem& problem, const Real* locations, const Real* weights, Read<Real>* reads) {
+int64_t collect(const Problem& problem, const Real* locations, const Real* weights, Read<Real>* reads, bool& poisoned) {
   const int64_t stride = problem.heads * problem.channels;
   int64_t count = 0;
   for (int64_t level = 0, index = 0; level < problem.levels; ++level) {
@@ -115,7 +123,11 @@ int64_t collect(const Problem& problem, const Real* locations, const Real* weigh
     const int32_t width = static_cast<int32_t>(problem.widths[level]);
     for (int64_t point = 0; point < problem.points; ++point, ++index) {
       Read<Real>& read = reads[count];
-      if (!locate(locations[2 * index], locations[2 * index + 1], height, width, read.sample)) continue;
+      const Real u = locations[2 * index], v = locations[2 * index + 1];
+      if (!locate(u, v, height, width, read.sample)) {
+        poisoned |= !is_finite(u) || !is_finite(v);
+        continue;
+      }
       corner_weights(read.sample, read.weight);
       for (int corner = 0; corner < 4; ++corner) {
         read.offset[corner] = (problem.starts[level] + read.sample.cell[corner]) * stride;
@@ -164,9 +176,15 @@ void forward_rows(const Problem& problem, const T* value, const typename Accumul
     const T* picture = value + row / problem.queries * problem.tokens * problem.heads * problem.channels;
     for (int64_t head = 0; head < problem.heads; ++head) {
       const int64_t item = row * problem.heads + head;
-      const int64_t count = collect(problem, locations + item * samples * 2, weights + item * samples, reads.data());
-      sum_reads<N>(picture + head * problem.channels, reads.data(), count, problem.channels,
-                   output + item * problem.channels);
+      bool poisoned = false;
+      const int64_t count =
+          collect(problem, locations + item * samples * 2, weights + item * samples, reads.data(), poisoned);
+      T* to = output + item * problem.channels;
+      if (poisoned) {
+        for (int64_t d = 0; d < problem.channels; ++d) store(std::numeric_limits<Real>::quiet_NaN(), to[d]);
+        continue;
+      }
+      sum_reads<N>(picture + head * problem.channels, reads.data(), count, problem.channels, to);
     }
   }
 }
@@ -235,7 +253,15 @@ void backward_pairs(const Problem& problem, const T* value, const typename Accum
       Real* to_weights = grad_weights + item * samples;
       std::fill(to_locations, to_locations + samples * 2, Real(0));
       std::fill(to_weights, to_weights + samples, Real(0));
-      const int64_t count = collect(problem, locations + item * samples * 2, weights + item * samples, reads.data());
+      bool poisoned = false;
+      const int64_t count =
+          collect(problem, locations + item * samples * 2, weights + item * samples, reads.data(), poisoned);
+      for (int64_t index = 0; poisoned && index < samples; ++index) {
+        const Real* location = locations + (item * samples + index) * 2;
+        if (is_finite(location[0]) && is_finite(location[1])) continue;
+        to_locations[2 * index] = to_locations[2 * index + 1] = to_weights[index] =
+            std::numeric_limits<Real>::quiet_NaN();
+      }
       for (int64_t i = 0; i < count; ++i) {
         const Read<Real>& read = reads[i];
         Real gain[4], grad_u, grad_v;

@@ -1,6 +1,6 @@
-"""Deformable attention twice in plain PyTorch: the definition as loops, and the same vectorised.
+"""Deformable attention in plain PyTorch: the definition as loops, and the same vectorised in two ways.
 
-Both compute, for every picture, query and head (Deformable DETR, eq. 3 without its outer projections),
+All compute, for every picture, query and head (Deformable DETR, eq. 3 without its outer projections),
 
     output = sum over levels l and points k of  A_lk * value_l(location_lk),
 
@@ -8,7 +8,7 @@ where ``value_l(...)`` is bilinear interpolation between the four nearest cells 
 is given in 0-1 of the padded map; a cell's centre sits half a cell inside, hence ``pixel = u * size - 0.5``.
 Cells outside a map read zero.
 
-Built in chapter 6 (loops) and chapter 7 (grid_sample).
+Built in chapter 6 (loops) and chapter 7 (the others).
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def ms_deform_attn_loops(
         attention_weights: (B, Q, M, L, P) float.
 
     Returns:
-        (B, Q, M * D) in the dtype of ``value``. A location that is not finite adds nothing.
+        (B, Q, M * D) in the dtype of ``value``. A location that is not finite makes its
+        query's and head's result NaN: a fault upstream must not become a plausible number.
     """
     batch, _, heads, channels = value.shape
     queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
@@ -59,7 +60,9 @@ def ms_deform_attn_loops(
 def _bilinear(level_map: Tensor, height: int, width: int, x: Tensor, y: Tensor) -> Tensor:
     """Interpolate a flattened (H*W, D) map at pixel coordinates (x, y); cells outside the map read zero."""
     result = torch.zeros_like(level_map[0])
-    left, top = x.detach().floor(), y.detach().floor()  # NaN and infinity lie in no map: every comparison below fails
+    if not (x.isfinite() and y.isfinite()):
+        return result + (x - x + y - y)  # NaN
+    left, top = x.detach().floor(), y.detach().floor()
     for column, weight_x in ((left, left + 1 - x), (left + 1, x - left)):
         for row, weight_y in ((top, top + 1 - y), (top + 1, y - top)):
             if 0 <= column < width and 0 <= row < height:
@@ -120,7 +123,8 @@ def ms_deform_attn_gather(
     sizes = shapes.flip(-1).to(maps.dtype)  # (L, 1, 2), (W, H)
     pixel = locations * sizes - 0.5  # (B, M, Q, L, P, 2)
     touches = ((pixel > -1) & (pixel < sizes)).all(-1, keepdim=True)
-    pixel = pixel.where(touches, 0.0)  # also for what is not finite
+    poison = (pixel - pixel).sum(-1)  # 0, or NaN for what is not finite
+    pixel = pixel.where(touches, 0.0)
     corner = pixel.detach().floor()
     fraction = pixel - corner
     output = torch.zeros((), dtype=maps.dtype, device=maps.device)
@@ -130,7 +134,7 @@ def ms_deform_attn_gather(
             inside = touches[..., 0] & (cell >= 0).all(-1) & (cell < sizes).all(-1)  # (B, M, Q, L, P)
             share_x = fraction[..., 0] if right else 1 - fraction[..., 0]
             share_y = fraction[..., 1] if below else 1 - fraction[..., 1]
-            share = (share_x * share_y * weights).where(inside, 0.0)
+            share = (share_x * share_y * weights).where(inside, 0.0) + poison
             token = starts + (cell[..., 1] * sizes[..., 0] + cell[..., 0]).where(inside, 0.0).long()
             index = token.flatten(2)[..., None].expand(-1, -1, -1, channels)  # (B, M, Q*L*P, D)
             corners = maps.gather(2, index).unflatten(2, (queries, levels * points))  # (B, M, Q, L*P, D)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ddetr_lab.ops import available_backends, ms_deform_attn
 from ddetr_lab.ops.reference import ms_deform_attn_grid_sample, ms_deform_attn_loops
 
 SHAPES = [(3, 4), (2, 1)]
@@ -122,15 +123,17 @@ def test_locations_far_outside_add_nothing(attention, far: float) -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_a_location_that_is_not_finite_is_skipped_by_the_loops_and_shows_in_the_vectorised_path(bad: float) -> None:
+@pytest.mark.parametrize("backend", available_backends())
+def test_a_location_that_is_not_finite_shows_in_its_query_and_head_alone(backend: str, bad: float) -> None:
     value, locations, weights = inputs()
-    removed = weights.clone()
-    removed[0, 1, 1, 0, 1] = 0
-    without = ms_deform_attn_loops(value, SHAPES, locations, removed)
+    clean = ms_deform_attn(value, SHAPES, None, locations, weights, backend=backend)
     locations[0, 1, 1, 0, 1, 0] = bad
-    torch.testing.assert_close(ms_deform_attn_loops(value, SHAPES, locations, weights), without)
-    touched = torch.isnan(ms_deform_attn_grid_sample(value, SHAPES, locations, weights))
+    result = ms_deform_attn(value, SHAPES, None, locations.requires_grad_(), weights, backend=backend)
+    touched = torch.isnan(result)
     assert touched[0, 1, 3:].all() and touched.sum() == 3  # that picture's query and head, all of its channels
+    torch.testing.assert_close(result[~touched], clean[~touched])
+    (gradient,) = torch.autograd.grad(result.nan_to_num(0.0).sum(), locations)
+    assert gradient[1].isfinite().all()  # the other picture learns on
 
 
 @pytest.mark.parametrize("attention", [ms_deform_attn_loops, ms_deform_attn_grid_sample])
