@@ -57,6 +57,8 @@ MODULES: list[tuple[str, tuple[int, ...]]] = [
     ("checks.core", (0,)),
     ("checks.chapter00", (0,)),
     ("checks.chapter01", (1,)),
+    ("checks.chapter02", (2,)),
+    ("checks.chapter13", (13,)),
     ("checks", (0,)),
     ("doctor", (0,)),
     ("cli", (0,)),
