@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ddetr_lab.backbone import load_efficientnet_lite0_weights
 from ddetr_lab.config import preset
