@@ -59,6 +59,7 @@ MODULES: list[tuple[str, tuple[int, ...]]] = [
     ("checks.chapter01", (1,)),
     ("checks.chapter02", (2,)),
     ("checks.chapter05", (5,)),
+    ("checks.chapter07", (7,)),
     ("checks.chapter13", (13,)),
     ("checks", (0,)),
     ("doctor", (0,)),
