@@ -60,6 +60,7 @@ MODULES: list[tuple[str, tuple[int, ...]]] = [
     ("checks.chapter02", (2,)),
     ("checks.chapter04", (4,)),
     ("checks.chapter05", (5,)),
+    ("checks.chapter06", (6,)),
     ("checks.chapter07", (7,)),
     ("checks.chapter13", (13,)),
     ("checks", (0,)),
