@@ -63,6 +63,7 @@ MODULES: list[tuple[str, tuple[int, ...]]] = [
     ("checks.chapter06", (6,)),
     ("checks.chapter07", (7,)),
     ("checks.chapter13", (13,)),
+    ("checks.chapter14", (14,)),
     ("checks", (0,)),
     ("doctor", (0,)),
     ("cli", (0,)),
