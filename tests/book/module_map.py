@@ -62,6 +62,7 @@ MODULES: list[tuple[str, tuple[int, ...]]] = [
     ("checks.chapter05", (5,)),
     ("checks.chapter06", (6,)),
     ("checks.chapter07", (7,)),
+    ("checks.chapter08", (8,)),
     ("checks.chapter13", (13,)),
     ("checks.chapter14", (14,)),
     ("checks", (0,)),
