@@ -65,8 +65,9 @@ class DeformableDetrImageProcessor(ProcessorConfigMixin, LegacyMethods):
         image_mean: one number or one a channel; default ImageNet's.
         image_std: likewise.
         do_pad: whether to pad a batch to its largest height and width, and return a pixel mask.
-        **kwargs: ``max_size`` and ``pad_and_return_pixel_mask`` (the old name of ``do_pad``) are understood; others
-            are kept as attributes.
+        **kwargs: ``pad_size`` (of later versions of the reference), ``max_size`` and ``pad_and_return_pixel_mask`` (the
+            old name of ``do_pad``) are understood; others are kept as attributes. ``pad_size``, a dict of ``height``
+            and ``width``, pads every batch to one size, so that a picture's answer does not depend on its company.
 
     Raises:
         ValueError: if ``format`` or ``size`` is none of the above.
@@ -92,6 +93,8 @@ class DeformableDetrImageProcessor(ProcessorConfigMixin, LegacyMethods):
     ) -> None:
         do_pad = kwargs.pop("pad_and_return_pixel_mask", do_pad)
         max_size = kwargs.pop("max_size", None if size is None else 1333)
+        if "pad_size" in kwargs:  # an attribute only where it is given: other files stay as the reference writes them
+            transforms.pad_target(kwargs["pad_size"])
         super().__init__(**kwargs)
         AnnotionFormat(format)  # raises if unknown; kept in the form it was given, as the reference does
         self.format = format
@@ -144,8 +147,8 @@ class DeformableDetrImageProcessor(ProcessorConfigMixin, LegacyMethods):
             return_tensors: "pt", "np", or None for lists of arrays.
             data_format: layout of ``pixel_values``; None keeps the pictures' own.
             input_data_format: layout of arrays in ``images``; None infers it.
-            **kwargs: ``pad_and_return_pixel_mask``, the old name of ``do_pad``; ``max_size``, which replaces ``size``
-                and, being an int, is refused.
+            **kwargs: ``pad_size``, see the class; ``pad_and_return_pixel_mask``, the old ``do_pad``; ``max_size``,
+                which replaces ``size`` and, being an int, is refused.
 
         Returns:
             pixel_values (B, C, H, W) float32; pixel_mask (B, H, W) int64, 1 on real pixels, if padded; labels, one
@@ -163,6 +166,7 @@ class DeformableDetrImageProcessor(ProcessorConfigMixin, LegacyMethods):
         if "max_size" in kwargs:
             size = kwargs.pop("max_size")
             warn_once(__name__, "max_size is deprecated: pass size={'shortest_edge': ..., 'longest_edge': ...}")
+        pad_size = kwargs.pop("pad_size", None)
         if kwargs:
             warn_once(__name__, f"preprocess() ignores {sorted(kwargs)}: it knows no such argument")
         size = transforms.size_dict(_chosen(size, self.size))
@@ -201,7 +205,7 @@ class DeformableDetrImageProcessor(ProcessorConfigMixin, LegacyMethods):
                 arrays.append(transforms.colour(picture, layout, factor, mean, std, output_layout, stretched))
 
         if _chosen(do_pad, self.do_pad):
-            batch = self.pad(arrays, return_tensors=return_tensors, input_data_format=output_layout)
+            batch = self.pad(arrays, return_tensors=return_tensors, input_data_format=output_layout, pad_size=pad_size)
         else:
             batch = BatchFeature({"pixel_values": arrays}, return_tensors)
         if targets is not None:
@@ -298,8 +302,9 @@ class DeformableDetrImageProcessor(ProcessorConfigMixin, LegacyMethods):
         return_tensors: str | TensorType | None = None,
         data_format: str | ChannelDimension | None = None,
         input_data_format: str | ChannelDimension | None = None,
+        pad_size: Mapping[str, int] | None = None,
     ) -> BatchFeature:
-        """Pad arrays at the bottom and the right to the largest height and width among them.
+        """Pad arrays at the bottom and the right to ``pad_size``, else to the largest height and width among them.
 
         Args:
             images: arrays of one layout.
@@ -308,9 +313,11 @@ class DeformableDetrImageProcessor(ProcessorConfigMixin, LegacyMethods):
             return_tensors: "pt", "np", or None for lists of arrays.
             data_format: layout of the result; None is that of the input.
             input_data_format: layout of the input; None infers it from the first array.
+            pad_size: ``height`` and ``width`` to pad to; None takes the constructor's, if there is one.
 
         Raises:
-            ValueError: if ``images`` is empty or ``constant_values`` has an unknown form.
+            ValueError: if ``images`` is empty, ``constant_values`` has an unknown form, or an array is larger than
+                ``pad_size``.
 
         Source: the reference's method of this name. Built in chapter 2.
         """
@@ -320,7 +327,8 @@ class DeformableDetrImageProcessor(ProcessorConfigMixin, LegacyMethods):
         layout = layout_of(arrays[0], input_data_format)
         output_layout = ChannelDimension(data_format or layout)
         arrays = [to_channel_dimension_format(array, output_layout, layout) for array in arrays]
-        padded, mask = transforms.pad_batch(arrays, output_layout, constant_values)
+        target = transforms.pad_target(_chosen(pad_size, getattr(self, "pad_size", None)))
+        padded, mask = transforms.pad_batch(arrays, output_layout, constant_values, target)
         batch = BatchFeature({"pixel_values": _finished(padded, return_tensors)})
         if return_pixel_mask:
             batch["pixel_mask"] = _finished(mask, return_tensors)

@@ -325,15 +325,29 @@ def pad(
     return out
 
 
+def pad_target(pad_size: Any) -> tuple[int, int] | None:
+    """Read a ``pad_size`` as (height, width); None stays None.
+
+    Raises:
+        ValueError: if it is no dict of a positive ``height`` and ``width``.
+    """
+    if pad_size is None:
+        return None
+    if not isinstance(pad_size, Mapping) or set(pad_size) != {"height", "width"} or min(pad_size.values()) < 1:
+        raise ValueError(f"pad_size is {pad_size!r}, expected a dict like {{'height': 640, 'width': 640}}")
+    return int(pad_size["height"]), int(pad_size["width"])
+
+
 def pad_batch(
-    arrays: Sequence[np.ndarray], layout: ChannelDimension, value: Any = 0
+    arrays: Sequence[np.ndarray], layout: ChannelDimension, value: Any = 0, target: tuple[int, int] | None = None
 ) -> tuple[np.ndarray | list[np.ndarray], np.ndarray]:
-    """Pad arrays at the bottom and the right to the largest height and width among them.
+    """Pad arrays at the bottom and the right to a target size, else to the largest height and width among them.
 
     Args:
         arrays: all in ``layout``.
         layout: where the channels stand.
         value: see :func:`pad`.
+        target: (height, width) to pad to.
 
     Returns:
         the padded arrays in one block, or in a list if their channels or dtypes differ; and the pixel mask (B, H, W)
@@ -341,6 +355,13 @@ def pad_batch(
     """
     sizes = [image_size(array, layout) for array in arrays]
     largest = max(height for height, _ in sizes), max(width for _, width in sizes)
+    if target is not None:
+        if largest[0] > target[0] or largest[1] > target[1]:
+            raise ValueError(
+                f"a picture of {largest[0]} x {largest[1]} (height x width, after resizing) does not fit into pad_size "
+                f"{target[0]} x {target[1]}: make pad_size larger, or size smaller"
+            )
+        largest = target
     mask = np.zeros((len(arrays), *largest), dtype=np.int64)
     for slot, (height, width) in zip(mask, sizes, strict=True):
         slot[:height, :width] = 1

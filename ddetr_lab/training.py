@@ -75,8 +75,15 @@ def build_model(recipe: Recipe) -> DeformableDetrForObjectDetection:
 
 
 def build_processor(recipe: Recipe) -> DeformableDetrImageProcessor:
-    """Build a recipe's processor: pictures are scaled until their longest side is ``data.size`` pixels."""
-    return DeformableDetrImageProcessor(size={"shortest_edge": recipe.data.size, "longest_edge": recipe.data.size})
+    """Build a recipe's processor: scale pictures to ``data.size`` pixels on their longest side, then pad them square.
+
+    On small pictures a map's last cell hangs far over the picture's edge. With one padded size the network meets the
+    same overhang in training and in use, for a picture alone as in a batch.
+    """
+    side = recipe.data.size
+    return DeformableDetrImageProcessor(
+        size={"shortest_edge": side, "longest_edge": side}, pad_size={"height": side, "width": side}
+    )
 
 
 def _scenes(recipe: Recipe, split: str, count: int, seed: int) -> DigitScenes:
