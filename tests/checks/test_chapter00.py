@@ -1,14 +1,25 @@
 """Chapter 0: the solution of each exercise passes; typical wrong answers fail, each with the intended hint."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
-from ddetr_lab.checks import CheckError, Passed, chapter00
+from ddetr_lab.checks import chapter00
+from tests.checks.contract import (
+    test_a_right_answer_passes,
+    test_a_wrong_answer_gets_the_intended_hint,
+    test_every_check_has_three_typical_wrong_answers,
+    test_the_untouched_stub_fails,
+)
+
+__all__ = [
+    "test_a_right_answer_passes",
+    "test_a_wrong_answer_gets_the_intended_hint",
+    "test_every_check_has_three_typical_wrong_answers",
+    "test_the_untouched_stub_fails",
+]
 
 Answer = Callable[..., Any]
 
@@ -89,31 +100,3 @@ WRONG: list[tuple[Answer, Answer, str]] = [
     (chapter00.fools_one_example, lambda b: good_centres(b)[:1], "one of numbers, not of shape"),
     (chapter00.fools_one_example, lambda b: good_centres(b).sum(), "special about a square"),
 ]
-
-
-def stub(*_: Any) -> Any:
-    raise NotImplementedError
-
-
-@pytest.mark.parametrize(("check", "answer"), RIGHT, ids=lambda value: value.__name__)
-def test_a_right_answer_passes(check: Answer, answer: Answer) -> None:
-    assert isinstance(check(answer), Passed)
-
-
-@pytest.mark.parametrize("check", [check for check, _ in RIGHT], ids=lambda value: value.__name__)
-def test_the_untouched_stub_fails(check: Answer) -> None:
-    with pytest.raises(CheckError, match="not written yet"):
-        check(stub)
-
-
-@pytest.mark.parametrize(("check", "answer", "hint"), WRONG)
-def test_a_wrong_answer_gets_the_intended_hint(check: Answer, answer: Answer, hint: str) -> None:
-    with pytest.raises(CheckError) as caught:
-        check(answer)
-    assert re.search(hint, caught.value.hint), caught.value
-
-
-def test_every_check_has_three_typical_wrong_answers() -> None:
-    for check, _ in RIGHT:
-        assert sum(other is check for other, _, _ in WRONG) >= 3, check.__name__
-    assert {check.__name__ for check, _ in RIGHT} == set(chapter00.__all__) - {"ONE_EXAMPLE"}

@@ -1,6 +1,5 @@
 """Chapter 2: the solution of each exercise passes; typical wrong answers fail, each with the intended hint."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +7,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddetr_lab.checks import CheckError, Passed, chapter02
+from ddetr_lab.checks import CheckError, chapter02
+from tests.checks.contract import (
+    test_a_right_answer_passes,
+    test_a_wrong_answer_gets_the_intended_hint,
+    test_every_check_has_three_typical_wrong_answers,
+    test_the_untouched_stub_fails,
+)
+
+__all__ = [
+    "test_a_right_answer_passes",
+    "test_a_wrong_answer_gets_the_intended_hint",
+    "test_every_check_has_three_typical_wrong_answers",
+    "test_the_untouched_stub_fails",
+]
 
 Answer = Callable[..., Any]
 
@@ -131,34 +143,6 @@ WRONG: list[tuple[Answer, Answer, str]] = [
 ]
 
 
-def stub(*_: Any) -> Any:
-    raise NotImplementedError
-
-
-@pytest.mark.parametrize(("check", "answer"), RIGHT, ids=lambda value: value.__name__)
-def test_a_right_answer_passes(check: Answer, answer: Answer) -> None:
-    assert isinstance(check(answer), Passed)
-
-
-@pytest.mark.parametrize("check", [check for check, _ in RIGHT], ids=lambda value: value.__name__)
-def test_the_untouched_stub_fails(check: Answer) -> None:
-    with pytest.raises(CheckError, match="not written yet"):
-        check(stub)
-
-
 def test_the_result_instead_of_the_function_is_named() -> None:
     with pytest.raises(CheckError, match="expected a function"):
         chapter02.output_size((1, 2))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(("check", "answer", "hint"), WRONG)
-def test_a_wrong_answer_gets_the_intended_hint(check: Answer, answer: Answer, hint: str) -> None:
-    with pytest.raises(CheckError) as caught:
-        check(answer)
-    assert re.search(hint, caught.value.hint, re.I), caught.value
-
-
-def test_every_check_has_three_typical_wrong_answers() -> None:
-    for check, _ in RIGHT:
-        assert sum(other is check for other, _, _ in WRONG) >= 3, check.__name__
-    assert {check.__name__ for check, _ in RIGHT} == set(chapter02.__all__)

@@ -1,15 +1,26 @@
 """Chapter 7: the solution of each exercise passes; typical wrong answers fail, each with the intended hint."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddetr_lab.checks import CheckError, Passed, chapter07
+from ddetr_lab.checks import chapter07
+from tests.checks.contract import (
+    test_a_right_answer_passes,
+    test_a_wrong_answer_gets_the_intended_hint,
+    test_every_check_has_three_typical_wrong_answers,
+    test_the_untouched_stub_fails,
+)
+
+__all__ = [
+    "test_a_right_answer_passes",
+    "test_a_wrong_answer_gets_the_intended_hint",
+    "test_every_check_has_three_typical_wrong_answers",
+    "test_the_untouched_stub_fails",
+]
 
 Answer = Callable[..., Any]
 Shapes = tuple[tuple[int, int], ...]
@@ -121,31 +132,3 @@ WRONG: list[tuple[Answer, Answer, str]] = [
     (chapter07.attend, softmax_again, "a second time"),
     (chapter07.attend, whole(sample(), lambda levels: sum(levels) / len(levels)), "averaged"),
 ]
-
-
-def stub(*_: Any) -> Any:
-    raise NotImplementedError
-
-
-@pytest.mark.parametrize(("check", "answer"), RIGHT, ids=lambda value: value.__name__)
-def test_a_right_answer_passes(check: Answer, answer: Answer) -> None:
-    assert isinstance(check(answer), Passed)
-
-
-@pytest.mark.parametrize("check", [check for check, _ in RIGHT], ids=lambda value: value.__name__)
-def test_the_untouched_stub_fails(check: Answer) -> None:
-    with pytest.raises(CheckError, match="not written yet"):
-        check(stub)
-
-
-@pytest.mark.parametrize(("check", "answer", "hint"), WRONG)
-def test_a_wrong_answer_gets_the_intended_hint(check: Answer, answer: Answer, hint: str) -> None:
-    with pytest.raises(CheckError) as caught:
-        check(answer)
-    assert re.search(hint, caught.value.hint), caught.value
-
-
-def test_every_check_has_three_typical_wrong_answers() -> None:
-    for check, _ in RIGHT:
-        assert sum(other is check for other, _, _ in WRONG) >= 3, check.__name__
-    assert {check.__name__ for check, _ in RIGHT} == set(chapter07.__all__)

@@ -1,6 +1,5 @@
 """Chapter 13: the solution of each exercise passes; typical wrong answers fail, each with the intended hint."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,20 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ddetr_lab.boxes import box_iou, cxcywh_to_xyxy, generalized_box_iou
-from ddetr_lab.checks import CheckError, Passed, chapter13
+from ddetr_lab.checks import CheckError, chapter13
+from tests.checks.contract import (
+    test_a_right_answer_passes,
+    test_a_wrong_answer_gets_the_intended_hint,
+    test_every_check_has_three_typical_wrong_answers,
+    test_the_untouched_stub_fails,
+)
+
+__all__ = [
+    "test_a_right_answer_passes",
+    "test_a_wrong_answer_gets_the_intended_hint",
+    "test_every_check_has_three_typical_wrong_answers",
+    "test_the_untouched_stub_fails",
+]
 
 Answer = Callable[..., Any]
 
@@ -62,10 +74,6 @@ def of_transposed(cost: Tensor) -> tuple[Any, Any]:
     return queries, targets
 
 
-def stub(*_: Any) -> Any:
-    raise NotImplementedError
-
-
 RIGHT: list[tuple[Answer, Answer]] = [
     (chapter13.class_cost, good_class),
     (chapter13.cost_matrix, total()),
@@ -106,30 +114,6 @@ WRONG: list[tuple[Answer, Answer, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("check", "answer"), RIGHT, ids=lambda value: value.__name__)
-def test_a_right_answer_passes(check: Answer, answer: Answer) -> None:
-    assert isinstance(check(answer), Passed)
-
-
-@pytest.mark.parametrize("check", [check for check, _ in RIGHT], ids=lambda value: value.__name__)
-def test_the_untouched_stub_fails(check: Answer) -> None:
-    with pytest.raises(CheckError, match="not written yet"):
-        check(stub)
-
-
 def test_a_result_instead_of_a_function_is_named() -> None:
     with pytest.raises(CheckError, match="expected a function"):
         chapter13.match(torch.zeros(2, 2))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(("check", "answer", "hint"), WRONG)
-def test_a_wrong_answer_gets_the_intended_hint(check: Answer, answer: Answer, hint: str) -> None:
-    with pytest.raises(CheckError) as caught:
-        check(answer)
-    assert re.search(hint, caught.value.hint), caught.value
-
-
-def test_every_check_has_three_typical_wrong_answers() -> None:
-    for check, _ in RIGHT:
-        assert sum(other is check for other, _, _ in WRONG) >= 3, check.__name__
-    assert {check.__name__ for check, _ in RIGHT} == set(chapter13.__all__)

@@ -1,16 +1,27 @@
 """Chapter 14: the solution of each exercise passes; typical wrong answers fail, each with the intended hint."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ddetr_lab.boxes import box_iou, cxcywh_to_xyxy, elementwise_generalized_box_iou, generalized_box_iou
-from ddetr_lab.checks import CheckError, Passed, chapter14
+from ddetr_lab.checks import chapter14
+from tests.checks.contract import (
+    test_a_right_answer_passes,
+    test_a_wrong_answer_gets_the_intended_hint,
+    test_every_check_has_three_typical_wrong_answers,
+    test_the_untouched_stub_fails,
+)
+
+__all__ = [
+    "test_a_right_answer_passes",
+    "test_a_wrong_answer_gets_the_intended_hint",
+    "test_every_check_has_three_typical_wrong_answers",
+    "test_the_untouched_stub_fails",
+]
 
 Answer = Callable[..., Any]
 
@@ -78,10 +89,6 @@ def mean_reduction(pred: Tensor, boxes: Tensor, queries: Tensor, objects: Tensor
     return F.l1_loss(one, two), (1 - giou).mean()
 
 
-def stub(*_: Any) -> Any:
-    raise NotImplementedError
-
-
 RIGHT: list[tuple[Answer, Answer]] = [
     (chapter14.focal_loss, good_loss),
     (chapter14.focal_gradient, good_slope),
@@ -134,27 +141,3 @@ WRONG: list[tuple[Answer, Answer, str]] = [
         "centre and size",
     ),
 ]
-
-
-@pytest.mark.parametrize(("check", "answer"), RIGHT, ids=lambda value: value.__name__)
-def test_a_right_answer_passes(check: Answer, answer: Answer) -> None:
-    assert isinstance(check(answer), Passed)
-
-
-@pytest.mark.parametrize("check", [check for check, _ in RIGHT], ids=lambda value: value.__name__)
-def test_the_untouched_stub_fails(check: Answer) -> None:
-    with pytest.raises(CheckError, match="not written yet"):
-        check(stub)
-
-
-@pytest.mark.parametrize(("check", "answer", "hint"), WRONG)
-def test_a_wrong_answer_gets_the_intended_hint(check: Answer, answer: Answer, hint: str) -> None:
-    with pytest.raises(CheckError) as caught:
-        check(answer)
-    assert re.search(hint, caught.value.hint), caught.value
-
-
-def test_every_check_has_three_typical_wrong_answers() -> None:
-    for check, _ in RIGHT:
-        assert sum(other is check for other, _, _ in WRONG) >= 3, check.__name__
-    assert {check.__name__ for check, _ in RIGHT} == set(chapter14.__all__)
