@@ -143,7 +143,7 @@ def _timm_features(config: DeformableDetrConfig) -> nn.Module:
     with warnings.catch_warnings():
         # timm's hub client has a progress bar that asks notebooks for ipywidgets, which nothing here needs.
         warnings.filterwarnings("ignore", message="IProgress not found")
-        import timm  # here, since it takes a second to import and a checkpoint's configuration may not need it
+        import timm  # here, since it is slow to import and a checkpoint's configuration may not need it
 
     if ":" not in config.backbone and not timm.is_model(config.backbone):  # "hf-hub:..." names are the hub's to know
         raise ValueError(

@@ -77,7 +77,7 @@ class HungarianMatcher:
             ValueError: if a logit, a predicted or a target box is NaN; the message says which, in which picture and at
                 which query or object.
         """
-        from scipy.optimize import linear_sum_assignment  # 0.2 s to import, needed in training only
+        from scipy.optimize import linear_sum_assignment  # slow to import, and needed in training only
 
         logits, boxes = at_least_float32(outputs["logits"]), at_least_float32(outputs["pred_boxes"])
         remedy = "look for NaN in the pictures and in the weights, or lower the learning rate"
