@@ -12,9 +12,26 @@ STABLE_TORCH_LIBRARY(ddetr_lab, m) {
       "ms_deform_attn_backward(Tensor value, Tensor spatial_shapes, Tensor level_start_index, "
       "Tensor sampling_locations, Tensor attention_weights, Tensor grad_output, bool deterministic) "
       "-> (Tensor, Tensor, Tensor)");
+  m.def(
+      "ms_deform_attn_fused(Tensor value, Tensor spatial_shapes, Tensor level_start_index, Tensor reference_points, "
+      "Tensor sampling_offsets, Tensor attention_logits) -> Tensor");
+  m.def(
+      "ms_deform_attn_fused_backward(Tensor value, Tensor spatial_shapes, Tensor level_start_index, "
+      "Tensor reference_points, Tensor sampling_offsets, Tensor attention_logits, Tensor grad_output, "
+      "bool deterministic) -> (Tensor, Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ddetr_lab, CPU, m) {
   m.impl("ms_deform_attn", TORCH_BOX(&ddetr::cpu::ms_deform_attn));
   m.impl("ms_deform_attn_backward", TORCH_BOX(&ddetr::cpu::ms_deform_attn_backward));
 }
+
+// Defined by the build where nvcc compiles cuda/*.cu into this library.
+#if defined(DDETR_WITH_CUDA)
+STABLE_TORCH_LIBRARY_IMPL(ddetr_lab, CUDA, m) {
+  m.impl("ms_deform_attn", TORCH_BOX(&ddetr::cuda::ms_deform_attn));
+  m.impl("ms_deform_attn_backward", TORCH_BOX(&ddetr::cuda::ms_deform_attn_backward));
+  m.impl("ms_deform_attn_fused", TORCH_BOX(&ddetr::cuda::ms_deform_attn_fused));
+  m.impl("ms_deform_attn_fused_backward", TORCH_BOX(&ddetr::cuda::ms_deform_attn_fused_backward));
+}
+#endif

@@ -4,19 +4,9 @@
 
 #include <cstdint>
 
+#include "../problem.h"
+
 namespace ddetr {
-
-// The shapes of one call; B, S, M, D, Q, L, P as in the package's legend.
-struct Problem {
-  int64_t batch, tokens, heads, channels, queries, levels, points;
-  const int64_t* heights;  // (L,)
-  const int64_t* widths;   // (L,)
-  const int64_t* starts;   // (L,) first token of each level
-};
-
-// Element types of `value`, `grad_output` and `output`. Locations, weights and their gradients are double for Float64,
-// else float.
-enum class Element : int { Float64, Float32, Float16, BFloat16 };
 
 // All tensors are contiguous: value (B, S, M, D), locations (B, Q, M, L, P, 2), weights (B, Q, M, L, P), output and
 // grad_output (B, Q, M, D). Gradients of value are accumulated in float (double for Float64) and start from zero.
