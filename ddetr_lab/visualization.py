@@ -240,6 +240,7 @@ def draw_sampling_points(
     weights: Any,
     title: str | None = None,
     ax: Axes | None = None,
+    strongest: float | None = None,
 ) -> Figure:
     """Draw where queries look: each reference point, and the points sampled for it.
 
@@ -252,6 +253,7 @@ def draw_sampling_points(
         weights: (Q, M, L, P), summing to 1 over L and P.
         title: of the axes.
         ax: where to draw; by default on a new figure.
+        strongest: the weight that is drawn largest, for figures that shall compare; by default the largest one here.
 
     Raises:
         ValueError: if the shapes do not fit together.
@@ -276,7 +278,7 @@ def draw_sampling_points(
 
         ax = _picture_axes(image, ax, title, legend=1.1)
         width, height = _extent(ax)
-        strongest = float(strengths.max(initial=0.0)) or 1.0
+        strongest = strongest or float(strengths.max(initial=0.0)) or 1.0
         for level in range(locations.shape[2]):
             points = locations[:, :, level].reshape(-1, 2) * (width, height) - 0.5  # (Q * M * P, 2)
             share = strengths[:, :, level].reshape(-1) / strongest  # (Q * M * P,)

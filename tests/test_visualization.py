@@ -168,6 +168,15 @@ def test_sampling_points_lie_where_the_operator_reads(grey):
     assert names == ["level 0", "level 1", "level 2", "reference"]
 
 
+def test_figures_with_one_strongest_weight_compare(grey):
+    locations, weights = sampling(queries=1)
+    whole, half = (
+        draw_sampling_points(grey, [[0.5, 0.5]], locations, part, strongest=1.0).axes[0].collections[0].get_sizes()
+        for part in (weights, weights / 2)
+    )
+    assert np.allclose(whole - 6, 2 * (half - 6))
+
+
 def test_reference_boxes_are_drawn(grey):
     figure = draw_sampling_points(grey, [[0.5, 0.5, 0.2, 0.5]], *sampling(queries=1))
     (box,) = rectangles(figure, linewidth=1.4)
