@@ -65,6 +65,7 @@ MODULES: list[tuple[str, tuple[int, ...]]] = [
     ("checks.chapter06", (6,)),
     ("checks.chapter07", (7,)),
     ("checks.chapter08", (8,)),
+    ("checks.chapter09", (9,)),
     ("checks.chapter11", (11,)),
     ("checks.chapter13", (13,)),
     ("checks.chapter14", (14,)),
