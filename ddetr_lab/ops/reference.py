@@ -127,16 +127,19 @@ def ms_deform_attn_gather(
     pixel = pixel.where(touches, 0.0)
     corner = pixel.detach().floor()
     fraction = pixel - corner
-    output = torch.zeros((), dtype=maps.dtype, device=maps.device)
+    samples = poison.flatten(3)[..., None]  # (B, M, Q, L*P, 1); with the corners (B, M, Q, L*P, D)
     for right in (0, 1):
         for below in (0, 1):
             cell = corner + torch.tensor((right, below), dtype=maps.dtype, device=maps.device)
             inside = touches[..., 0] & (cell >= 0).all(-1) & (cell < sizes).all(-1)  # (B, M, Q, L, P)
             share_x = fraction[..., 0] if right else 1 - fraction[..., 0]
             share_y = fraction[..., 1] if below else 1 - fraction[..., 1]
-            share = (share_x * share_y * weights).where(inside, 0.0) + poison
+            share = (share_x * share_y).where(inside, 0.0)
             token = starts + (cell[..., 1] * sizes[..., 0] + cell[..., 0]).where(inside, 0.0).long()
             index = token.flatten(2)[..., None].expand(-1, -1, -1, channels)  # (B, M, Q*L*P, D)
             corners = maps.gather(2, index).unflatten(2, (queries, levels * points))  # (B, M, Q, L*P, D)
-            output = output + (share.flatten(3)[..., None] * corners).sum(-2)
+            # What is outside is a zero, not 0 times the cell that was fetched in its place: that may be infinite.
+            corners = corners.where(inside.flatten(3)[..., None], 0.0)
+            samples = samples + share.flatten(3)[..., None] * corners
+    output = (weights.flatten(3)[..., None] * samples).sum(-2)  # (B, M, Q, D)
     return output.transpose(1, 2).flatten(2).to(value.dtype)  # (B, M, Q, D) -> (B, Q, M*D)

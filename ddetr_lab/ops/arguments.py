@@ -1,0 +1,178 @@
+"""What a call of the operator may look like: every argument checked before any backend sees it.
+
+A check costs a few microseconds and looks at sizes, dtypes and devices only, never at a tensor's numbers, so that no
+GPU is waited for and ``torch.compile`` can trace it. The two exceptions are ``spatial_shapes`` and
+``level_start_index``, which are a few numbers on the CPU.
+
+Built in chapters 6 to 8.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["check_arguments", "level_sizes"]
+
+VALUE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+LOCATION_DTYPES = (torch.float32, torch.float64)
+INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+# Kernels number the cells of one map in 32 bits, and the bytes of one tensor in 64.
+MOST_CELLS = 2**31 - 1
+MOST_ELEMENTS = 2**63 // 16
+
+
+def check_arguments(
+    value: Tensor,
+    spatial_shapes: Tensor | Sequence[tuple[int, int]],
+    level_start_index: Tensor | None,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> list[tuple[int, int]]:
+    """Check a call of :func:`~ddetr_lab.ops.ms_deform_attn` and return its spatial shapes as L pairs (H, W).
+
+    Raises:
+        TypeError: if an argument is no tensor, or a size is no whole number.
+        ValueError: if shapes, dtypes or devices disagree. Either message has the name, what came, what was expected
+            and, where there is one, the remedy.
+    """
+    _check_tensor("value", value, VALUE_DTYPES, 4, "(B, S, M, D)")
+    _check_tensor("sampling_locations", sampling_locations, LOCATION_DTYPES, 6, "(B, Q, M, L, P, 2)")
+    _check_tensor("attention_weights", attention_weights, VALUE_DTYPES, 5, "(B, Q, M, L, P)")
+    batch, queries, heads, levels, _, coordinates = sampling_locations.shape
+    if coordinates != 2:
+        raise ValueError(
+            f"sampling_locations has shape {tuple(sampling_locations.shape)}, expected (B, Q, M, L, P, 2): "
+            "its last axis is (x, y)"
+        )
+    if attention_weights.shape != sampling_locations.shape[:-1]:
+        raise ValueError(
+            f"attention_weights has shape {tuple(attention_weights.shape)}, "
+            f"expected {tuple(sampling_locations.shape[:-1])} (B, Q, M, L, P), "
+            "as sampling_locations without its last axis"
+        )
+    if value.shape[0] != batch or value.shape[2] != heads:
+        raise ValueError(
+            f"value has B = {value.shape[0]} and M = {value.shape[2]}, but sampling_locations has B = {batch} "
+            f"and M = {heads}: both need the same pictures and heads"
+        )
+    for name, tensor in (("sampling_locations", sampling_locations), ("attention_weights", attention_weights)):
+        if tensor.device != value.device:
+            raise ValueError(
+                f"{name} is on {tensor.device}, expected {value.device}, where value is: move it with .to()"
+            )
+    pairs = level_sizes(spatial_shapes)
+    if len(pairs) != levels:
+        raise ValueError(f"spatial_shapes has {len(pairs)} levels, but sampling_locations has L = {levels}")
+    tokens = sum(height * width for height, width in pairs)
+    if tokens != value.shape[1]:
+        raise ValueError(
+            f"value has S = {value.shape[1]} tokens, but spatial_shapes {pairs} add up to {tokens}: "
+            "flatten exactly the maps whose shapes you pass"
+        )
+    if level_start_index is not None:
+        _check_starts(level_start_index, pairs)
+    # While a graph is traced, sizes may be symbols; a bound on them would become a guard that no caller can meet.
+    if not torch.compiler.is_compiling() and batch * queries * heads * value.shape[3] > MOST_ELEMENTS:
+        raise ValueError(
+            f"B * Q * M * D = {batch} * {queries} * {heads} * {value.shape[3]} elements, "
+            f"expected at most {MOST_ELEMENTS}: split the call over pictures or queries"
+        )
+    return pairs
+
+
+def level_sizes(spatial_shapes: Tensor | Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return L pairs (H, W) of positive whole numbers.
+
+    Raises:
+        TypeError: if they are no pairs, or no whole numbers.
+        ValueError: if a size is not positive, a map is too large, or a tensor of them has another shape, dtype or
+            device than (L, 2), integer and CPU.
+    """
+    given: Any = spatial_shapes
+    if isinstance(given, Tensor):
+        _check_numbers("spatial_shapes", given, "pass a list of pairs (H, W), made once")
+        if given.ndim != 2 or given.shape[1] != 2:
+            raise ValueError(
+                f"spatial_shapes has shape {tuple(given.shape)}, expected (L, 2), a row (H, W) for each level"
+            )
+    if hasattr(given, "tolist"):  # tensors and NumPy's arrays
+        given = given.tolist()
+    if not isinstance(given, Sequence) or isinstance(given, (str, bytes)):
+        raise TypeError(
+            f"spatial_shapes is a {type(spatial_shapes).__name__}, expected L pairs (H, W): a list or an (L, 2) tensor"
+        )
+    pairs = []
+    tracing = torch.compiler.is_compiling()
+    for level, pair in enumerate(given):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(f"spatial_shapes[{level}] = {pair!r}, expected a pair (H, W)")
+        height, width = (
+            size if type(size) is int or isinstance(size, torch.SymInt) else _whole(size, level) for size in pair
+        )
+        if height <= 0 or width <= 0:
+            raise ValueError(
+                f"spatial_shapes[{level}] = ({height}, {width}), expected positive sizes: leave out an empty level"
+            )
+        if not tracing and height * width > MOST_CELLS:
+            raise ValueError(
+                f"spatial_shapes[{level}] = ({height}, {width}) are {height * width} cells, "
+                f"expected at most {MOST_CELLS}: split the level"
+            )
+        pairs.append((height, width))
+    return pairs
+
+
+def _whole(size: Any, level: int) -> int:
+    """Read a whole number of another library (NumPy's, say) that Python does not call int."""
+    if not isinstance(size, (bool, Tensor)) and hasattr(size, "__index__"):
+        return operator.index(size)
+    raise TypeError(
+        f"spatial_shapes[{level}] holds {size!r} ({type(size).__name__}), expected whole numbers: convert it with int()"
+    )
+
+
+def _check_tensor(name: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...], axes: int, shape: str) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} is a {type(tensor).__name__}, expected a torch.Tensor {shape}")
+    if tensor.layout is not torch.strided:
+        raise ValueError(f"{name} has layout {tensor.layout}, expected torch.strided: call .to_dense() on it")
+    if tensor.ndim != axes:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
+    if tensor.dtype not in dtypes:
+        remedy = "call .float() on it"
+        if tensor.dtype in VALUE_DTYPES:
+            remedy = "half precision moves a sample by up to a third of a pixel; call .float() on the locations"
+        *others, last = (str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise ValueError(f"{name} has dtype {tensor.dtype}, expected {', '.join(others)} or {last}: {remedy}")
+
+
+def _check_numbers(name: str, tensor: Tensor, remedy: str) -> None:
+    if tensor.dtype not in INTEGER_DTYPES:
+        raise ValueError(f"{name} has dtype {tensor.dtype}, expected an integer one: call .long() on it")
+    if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
+        where = tensor.device if tensor.layout is torch.strided else tensor.layout
+        raise ValueError(f"{name} is on {where}, expected a plain tensor on the CPU, where it is read: {remedy}")
+
+
+def _check_starts(starts: Tensor, pairs: list[tuple[int, int]]) -> None:
+    if not isinstance(starts, Tensor):
+        raise TypeError(f"level_start_index is a {type(starts).__name__}, expected a torch.Tensor (L,) or None")
+    if starts.shape != (len(pairs),):
+        raise ValueError(f"level_start_index has shape {tuple(starts.shape)}, expected ({len(pairs)},)")
+    _check_numbers("level_start_index", starts, "pass None, for it follows from spatial_shapes")
+    if torch.compiler.is_compiling():  # a traced graph may not branch on a tensor's numbers
+        return
+    first = 0
+    for level, ((height, width), start) in enumerate(zip(pairs, starts.tolist(), strict=True)):
+        if start != first:
+            raise ValueError(
+                f"level_start_index[{level}] = {start}, expected {first}: "
+                "levels follow each other without gaps; None works it out"
+            )
+        first += height * width
