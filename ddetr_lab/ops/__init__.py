@@ -70,7 +70,7 @@ def ms_deform_attn(
 
     Args:
         value: (B, S, M, D) float. Flattened maps; samples outside a map read zero.
-        spatial_shapes: L pairs (H, W), as a list or an (L, 2) integer tensor on the CPU. ``torch.compile`` wants a list.
+        spatial_shapes: L pairs (H, W), a list or an (L, 2) integer tensor on the CPU. ``torch.compile`` wants a list.
         level_start_index: (L,) integer on the CPU, first token of each level, or None. It follows from the shapes.
         sampling_locations: (B, Q, M, L, P, 2) float32 or float64, (x, y) in _padnorm; pixel = u * W - 0.5.
         attention_weights: (B, Q, M, L, P), over levels and points.
