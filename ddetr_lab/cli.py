@@ -1,4 +1,4 @@
-"""The command ``ddetr-lab``: doctor, build-ops, detect, train, evaluate.
+"""The command ``ddetr-lab``: doctor, build-ops, detect, train, evaluate, benchmark.
 
 Built in chapter 0.
 """
@@ -12,6 +12,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from ddetr_lab.benchmark import command as benchmark_command
 
 __all__ = ["main"]
 
@@ -52,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="score weights by COCO's average precision")
     evaluate.add_argument("target", metavar="RECIPE|DIR", help="a recipe with shipped weights, or a folder from train")
     evaluate.add_argument("--device", default=None, help="cpu, cuda ... (default: a GPU if there is one)")
+
+    benchmark = commands.add_parser("benchmark", help="time this package beside its peers, alternately, in one run")
+    benchmark_command.add_arguments(benchmark, _positive_int)
     return parser
 
 
@@ -183,6 +188,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _benchmark(arguments: argparse.Namespace) -> int:
+    return benchmark_command.run(arguments, arguments.words, _device, print)
+
+
 def _build_ops(arguments: argparse.Namespace) -> int:
     from ddetr_lab.ops.build import build_library
 
@@ -201,7 +210,15 @@ def _doctor(_: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 done, 1 failed with a message, 2 wrong usage, 130 interrupted."""
     arguments = _parser().parse_args(argv)
-    commands = {"doctor": _doctor, "build-ops": _build_ops, "detect": _detect, "train": _train, "evaluate": _evaluate}
+    arguments.words = list(sys.argv[1:] if argv is None else argv)
+    commands = {
+        "doctor": _doctor,
+        "build-ops": _build_ops,
+        "detect": _detect,
+        "train": _train,
+        "evaluate": _evaluate,
+        "benchmark": _benchmark,
+    }
     try:
         return commands[arguments.command](arguments)
     except KeyboardInterrupt:

@@ -1,0 +1,184 @@
+"""The subcommand itself: its arguments, one run, its table and its JSON.
+
+Importing this file loads nothing heavy: the command line builds its parser from it for every command.
+
+Used in chapter 9.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ddetr_lab.benchmark.peers import Peer
+    from ddetr_lab.benchmark.report import Case, Report
+
+__all__ = ["BENCHMARKS", "add_arguments", "run"]
+
+# Subcommand: (help, samples of each contender, whether it also runs on a GPU)
+BENCHMARKS = {
+    "op": ("deformable attention alone: encoder, decoder and scattered samples, forward and backward", 9, True),
+    "model": ("one 800 x 1066 picture through the whole ResNet-50 detector", 5, True),
+    "train-step": ("forward, loss, backward and AdamW on two pictures of 480 x 640", 5, True),
+    "processor": ("one 640 x 480 picture to the network's 1066 x 800 pixels", 25, False),
+    "evaluate": ("COCO's twelve numbers of 500 pictures", 3, False),
+}
+QUICK_REPEATS = 3
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+
+DESCRIPTION = (
+    "Time this package beside the peers that are installed, alternately, in one process. Contenders that do not give "
+    "the same numbers are reported and not timed. Printed are medians, quartiles, ratios and peak memory; a sample is "
+    "one call, or the mean of as many as last 20 ms; every contender runs before it is timed, and the order moves on "
+    "by one place from round to round."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser, positive_int: Callable[[str], int]) -> None:
+    """Give a parser the benchmarks as subcommands.
+
+    Args:
+        parser: of ``ddetr-lab benchmark``.
+        positive_int: the command line's type for counts.
+    """
+    parser.description = DESCRIPTION
+    kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="WHAT")
+    for name, (text, repeats, on_gpu) in BENCHMARKS.items():
+        one = kinds.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}. {DESCRIPTION}")
+        one.add_argument(
+            "--against", nargs="*", metavar="PEER", help="only these peers, or none (default: all that are installed)"
+        )
+        one.add_argument("--quick", action="store_true", help="small sizes and few rounds: does everything run?")
+        one.add_argument(
+            "--repeats",
+            type=positive_int,
+            metavar="N",
+            help=f"rounds, that is, samples of each contender, of which the median is printed (default {repeats})",
+        )
+        one.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads (default: PyTorch's)")
+        one.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured here")
+        if on_gpu:
+            one.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+        if name == "op":
+            one.add_argument("--dtype", choices=DTYPES, default="float32", help="of the values (default float32)")
+    page = kinds.add_parser("page", help="turn JSON files into the book's page")
+    page.add_argument("reports", nargs="+", type=Path, metavar="FILE", help="what --json wrote")
+    page.add_argument("--out", type=Path, metavar="MD", help="write the page here instead of printing it")
+
+
+def run(
+    arguments: argparse.Namespace, words: Sequence[str], usable: Callable[[str], str], report: Callable[[str], None]
+) -> int:
+    """Run one subcommand.
+
+    Args:
+        arguments: parsed by what :func:`add_arguments` added.
+        words: the command line as it was typed, without the program, for the record.
+        usable: returns a device's name, or raises if there is no such device.
+        report: prints a line.
+    """
+    if arguments.benchmark == "page":
+        return _page(arguments, report)
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(arguments.threads or threads)
+    try:
+        result = _measured(arguments, words, usable(getattr(arguments, "device", "cpu")), report)
+    finally:
+        torch.set_num_threads(threads)
+    if arguments.json is not None:
+        from ddetr_lab.benchmark.report import write_report
+
+        write_report(result, arguments.json)
+    return 0
+
+
+def _page(arguments: argparse.Namespace, report: Callable[[str], None]) -> int:
+    from ddetr_lab.benchmark.page import render_page
+    from ddetr_lab.benchmark.report import read_report
+
+    page = render_page([read_report(path) for path in arguments.reports])
+    if arguments.out is None:
+        report(page.rstrip("\n"))
+    else:
+        arguments.out.write_text(page, encoding="utf-8")
+    return 0
+
+
+def _measured(
+    arguments: argparse.Namespace, words: Sequence[str], device: str, report: Callable[[str], None]
+) -> Report:
+    from ddetr_lab.benchmark import peers
+    from ddetr_lab.benchmark.ceilings import measure_ceilings
+    from ddetr_lab.benchmark.machine import describe_machine, describe_versions, today
+    from ddetr_lab.benchmark.report import Report
+    from ddetr_lab.benchmark.tables import HEADINGS, case_rows, ceiling_rows, share_line, text_table
+
+    name = arguments.benchmark
+    against = peers.choose(name, arguments.against, device)
+    repeats = arguments.repeats or (QUICK_REPEATS if arguments.quick else BENCHMARKS[name][1])
+    missing = peers.missing_note(name, device) if arguments.against is None else ""
+    machine = describe_machine(device)
+    head = Report(
+        benchmark=name,
+        command=shlex.join(["ddetr-lab", *words]),
+        date=today(),
+        machine=machine,
+        versions=describe_versions([peer.distribution for peer in against] + ["torchvision", "timm", "pillow"]),
+        settings={"repeats": repeats, "quick": arguments.quick, "device": device},
+        cases=(),
+        ceilings=measure_ceilings(repeats, device, 1 / 16 if arguments.quick else 1.0) if name == "op" else {},
+        notes=(f"{missing}.",) if missing else (),
+    )
+    report(f"{head.date}  {machine.get('gpu', machine['cpu'])}, {machine['threads']} threads, {repeats} samples each")
+    if head.ceilings:
+        report(text_table(("ceiling", ""), ceiling_rows(head)))
+
+    def show(case: Case) -> None:
+        report(f"\n{case.name}: {case.what}")
+        report(text_table(HEADINGS, case_rows(case)))
+        for row in case.rows:
+            if row.note:
+                report(f"  {row.contender}: {row.note}")
+        if line := share_line(head, case):
+            report(f"  {line}")
+
+    cases = _cases(arguments, repeats, against, device, show)
+    for note in head.notes:
+        report(f"\n{note}")
+    return dataclasses.replace(head, cases=tuple(cases))
+
+
+def _cases(
+    arguments: argparse.Namespace, repeats: int, against: list[Peer], device: str, show: Callable[[Case], None]
+) -> list[Case]:
+    """Hand the arguments to the benchmark; each is imported only when it runs."""
+    quick, name = arguments.quick, arguments.benchmark
+    common: dict[str, Any] = {"report": show}
+    if name == "op":
+        import torch
+
+        from ddetr_lab.benchmark.op import op_cases
+
+        return op_cases(quick, repeats, against, getattr(torch, arguments.dtype), device, **common)
+    if name == "model":
+        from ddetr_lab.benchmark.model import model_cases
+
+        return model_cases(quick, repeats, against, device, **common)
+    if name == "train-step":
+        from ddetr_lab.benchmark.train_step import train_step_cases
+
+        return train_step_cases(quick, repeats, against, device, **common)
+    if name == "processor":
+        from ddetr_lab.benchmark.processor import processor_cases
+
+        return processor_cases(quick, repeats, against, **common)
+    from ddetr_lab.benchmark.evaluate import evaluate_cases
+
+    return evaluate_cases(quick, repeats, against, **common)

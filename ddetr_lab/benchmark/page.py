@@ -1,0 +1,95 @@
+"""The book's page of benchmarks, made from the JSON files of real runs and from nothing else.
+
+Used in chapter 9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ddetr_lab.benchmark.report import Case, Report
+from ddetr_lab.benchmark.tables import HEADINGS, case_rows, ceiling_rows, markdown_table, share_line
+from ddetr_lab.benchmark.timing import HOW
+
+__all__ = ["render_page"]
+
+TITLES = {
+    "op": "The operator",
+    "model": "The whole model",
+    "train-step": "A training step",
+    "processor": "The image processor",
+    "evaluate": "Average precision",
+}
+
+INTRODUCTION = """\
+# How fast it is, and beside what
+
+Every number on this page was measured by the command above its tables, on the machine and the day that stand there; the
+files that the command wrote lie in `book/_data/benchmarks/`, with every single sample. Your machine gives other times.
+Ratios travel better than times, and still depend on caches and cores: run the command.
+
+```sh
+.venv/bin/ddetr-lab benchmark op --json op.json      # likewise model, train-step, processor, evaluate
+.venv/bin/ddetr-lab benchmark page op.json           # print a page like this one
+```
+"""
+
+COLUMNS = """\
+*times ours*: how many times as long a contender takes as the first row of its table. *peak memory*: by how much one
+call raises the memory in use at its highest point, results included; on a CPU that is the process's resident memory.
+*difference*: the largest one from the numbers that stand under the table, as a share of each result's largest entry for
+the operator and for training steps, absolute elsewhere."""
+
+
+def render_page(reports: Sequence[Report]) -> str:
+    """Return the page in Markdown: how times are taken, then each report's tables.
+
+    Args:
+        reports: in any order; the page has that of the subcommands, and CPUs before GPUs.
+    """
+    order = list(TITLES)
+    placed = sorted(reports, key=lambda report: (order.index(report.benchmark), "gpu" in report.machine))
+    sections = [section for report in placed for section in _section(report)]
+    parts = [INTRODUCTION.rstrip(), "## How times are taken", HOW, COLUMNS, *sections]
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(report: Report) -> Iterator[str]:
+    machine = report.machine
+    device = f" on {machine['gpu']}" if "gpu" in machine else ""
+    yield f"## {TITLES[report.benchmark]}{device}"
+    yield f"```sh\n{report.command}\n```"
+    yield markdown_table(("", "of this run"), list(_circumstances(report)))
+    if report.settings.get("quick"):
+        yield "This was a quick run on small sizes: it shows that everything runs, and says nothing about speed."
+    for case in report.cases:
+        yield from _case(report, case)
+    if report.ceilings:
+        yield f"### What {device.removeprefix(' on ') or 'the machine'} can do at best"
+        yield markdown_table(("ceiling, measured in the same run", ""), ceiling_rows(report))
+    yield from report.notes
+
+
+def _circumstances(report: Report) -> Iterator[tuple[str, str]]:
+    machine = report.machine
+    caches = ", ".join(f"{name} {size // 2**10} KiB" for name, size in machine["caches"].items())
+    yield "date", report.date
+    if "gpu" in machine:
+        yield "GPU", machine["gpu"]
+    yield "processor", f"{machine['cpu']}, {machine['cores']} cores, {machine['vectors']}, {caches or 'caches unknown'}"
+    yield "threads", str(machine["threads"])
+    yield "samples of each contender", str(report.settings["repeats"])
+    yield "versions", ", ".join(f"{name} {version}" for name, version in report.versions.items())
+
+
+def _case(report: Report, case: Case) -> Iterator[str]:
+    yield f"### {TITLES[report.benchmark]}: {case.name}"
+    yield f"{case.what[0].upper()}{case.what[1:]}."
+    yield markdown_table(HEADINGS, case_rows(case))
+    yield f"Differences are from {case.expected}."
+    for row in case.rows:
+        if row.note:
+            yield f"{row.contender}: {row.note}."
+    line = share_line(report, case)
+    if line:
+        yield f"{line[0].upper()}{line[1:]}."

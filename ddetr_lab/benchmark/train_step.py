@@ -1,0 +1,91 @@
+"""``benchmark train-step``: forward, loss, backward and optimiser on two pictures.
+
+Used in chapter 9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddetr_lab.benchmark import peers
+from ddetr_lab.benchmark.contest import Rules, compete
+from ddetr_lab.benchmark.detectors import FULL, QUICK, build_detector, make_labels, make_pictures
+from ddetr_lab.benchmark.report import Case
+from ddetr_lab.benchmark.timing import Contender
+from ddetr_lab.ops import default_backend
+
+__all__ = ["train_step_cases"]
+
+BATCH = 2
+LEARNING_RATE, WEIGHT_DECAY = 1e-5, 1e-4
+TOLERANCE = 1e-4  # share of the loss, and of the norm of all gradients together
+
+
+def train_step_cases(
+    quick: bool,
+    rounds: int,
+    against: list[peers.Peer],
+    device: str = "cpu",
+    report: Callable[[Case], None] = lambda case: None,
+) -> list[Case]:
+    """Compare training steps: same weights, pictures and labels, auxiliary losses, AdamW.
+
+    Losses and gradients are compared without dropout, before the first step; steps are timed as training runs them,
+    with dropout.
+
+    Args:
+        quick: a small network and small pictures.
+        rounds: samples of each contender.
+        against: the peers that take part.
+        device: "cpu" or a GPU.
+        report: is handed the case when it is done.
+    """
+    sizes = QUICK if quick else FULL
+    height, width = sizes.training_picture
+    ours = build_detector(sizes, auxiliary_loss=True)
+    labels = make_labels(BATCH, sizes.objects, ours.config.num_labels)
+    inputs: dict[str, Any] = {name: tensor.to(device) for name, tensor in make_pictures(BATCH, height, width).items()}
+    inputs["labels"] = [{name: tensor.to(device) for name, tensor in picture.items()} for picture in labels]
+    best = default_backend(device)
+    contenders = [_entry(f"ours ({best})", ours.to(device), inputs, trusted=True)]
+    contenders += [_entry(peer.distribution, peers.transformers_detector(ours).to(device), inputs) for peer in against]
+    if not against and best != "grid_sample":
+        slow = build_detector(sizes, auxiliary_loss=True, disable_custom_kernels=True)
+        contenders.append(_entry("ours (grid_sample)", slow.to(device), inputs, trusted=True))
+    what = (
+        f"{dict(sizes.fields)['backbone']}, batch {BATCH} of {height} x {width}, {sizes.objects} objects a picture, "
+        "auxiliary losses, AdamW"
+    )
+    case = compete("training step", what, contenders, Rules(rounds, TOLERANCE, relative=True, device=device))
+    report(case)
+    return [case]
+
+
+def _entry(name: str, model: nn.Module, inputs: dict[str, Any], trusted: bool = False) -> Contender:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+
+    def backward() -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        loss: Tensor = model(**inputs).loss
+        loss.backward()
+        return loss.detach()
+
+    def step() -> Tensor:
+        loss = backward()
+        optimizer.step()
+        return loss
+
+    def check() -> list[Tensor]:
+        model.eval()
+        loss = backward()
+        norm = torch.nn.utils.get_total_norm([weight.grad for weight in trained if weight.grad is not None])
+        optimizer.zero_grad(set_to_none=True)
+        model.train()
+        return [loss, norm]
+
+    return Contender(name, step, check, trusted=trusted)
