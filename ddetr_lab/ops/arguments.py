@@ -107,7 +107,7 @@ def level_sizes(spatial_shapes: Tensor | Sequence[tuple[int, int]]) -> list[tupl
         raise TypeError(
             f"spatial_shapes is a {type(spatial_shapes).__name__}, expected L pairs (H, W): a list or an (L, 2) tensor"
         )
-    pairs = []
+    pairs: list[Any] = []  # of int, or of torch.SymInt while a graph is traced
     tracing = torch.compiler.is_compiling()
     for level, pair in enumerate(given):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
@@ -122,7 +122,7 @@ def level_sizes(spatial_shapes: Tensor | Sequence[tuple[int, int]]) -> list[tupl
         if not tracing and height * width > MOST_CELLS:
             raise ValueError(
                 f"spatial_shapes[{level}] = ({height}, {width}) are {height * width} cells, "
-                f"expected at most {MOST_CELLS}: split the level"
+                f"expected at most {MOST_CELLS}"
             )
         pairs.append((height, width))
     return pairs
