@@ -13,11 +13,13 @@ from torch import Tensor
 from ddetr_lab.ops.arguments import check_arguments
 from ddetr_lab.ops.native import ms_deform_attn_native, native_problem
 from ddetr_lab.ops.reference import ms_deform_attn_gather, ms_deform_attn_grid_sample, ms_deform_attn_loops
+from ddetr_lab.ops.triton import ms_deform_attn_triton, triton_problem
 
 __all__ = ["available_backends", "default_backend", "ms_deform_attn"]
 
 _BACKENDS: dict[str, Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor], Tensor]] = {
     "native": ms_deform_attn_native,
+    "triton": ms_deform_attn_triton,
     "grid_sample": ms_deform_attn_grid_sample,
     "gather": ms_deform_attn_gather,
     "loops": ms_deform_attn_loops,
@@ -28,19 +30,28 @@ def _native_runs() -> bool:
     return native_problem() is None
 
 
-# A compiled graph takes the answer as a constant: loading a library is nothing to trace. This is what
+def _triton_runs(kind: str) -> bool:
+    return triton_problem(kind) is None
+
+
+# A compiled graph takes the answers as constants: loading a library is nothing to trace. This is what
 # torch.compiler.assume_constant_result sets, which would load the whole compiler with this package.
 _native_runs._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_triton_runs._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def available_backends(device: str | torch.device = "cpu") -> tuple[str, ...]:
     """Name the backends that can run on a device here, fastest first.
 
-    ``native`` is the compiled kernel, on the CPU, once `ddetr-lab build-ops` has built it; the others are PyTorch code
-    for any device.
+    ``native`` is the compiled kernel, on the CPU, once `ddetr-lab build-ops` has built it. ``triton`` is for GPUs; on a
+    CPU it comes last, and only where its interpreter was asked for. The others are PyTorch code for any device.
     """
-    native = torch.device(device).type == "cpu" and _native_runs()
-    return tuple(name for name in _BACKENDS if name != "native" or native)
+    kind = torch.device(device).type
+    runs = {"native": kind == "cpu" and _native_runs(), "triton": _triton_runs(kind)}
+    names = [name for name in _BACKENDS if runs.get(name, True)]
+    if kind == "cpu" and "triton" in names:
+        names.append(names.pop(names.index("triton")))
+    return tuple(names)
 
 
 def default_backend(device: str | torch.device = "cpu") -> str:
@@ -90,8 +101,9 @@ def ms_deform_attn(
     available = available_backends(value.device)
     name = available[0] if backend is None else backend
     if name not in available:
+        problems = {"native": native_problem(), "triton": triton_problem(value.device)}
         raise ValueError(
             f"backend = {name!r} is not available on {value.device}, expected one of {', '.join(available)}"
-            + (f": {native_problem()}" if name == "native" and native_problem() else "")
+            + (f": {problems[name]}" if problems.get(name) else "")
         )
     return _BACKENDS[name](value, pairs, sampling_locations, attention_weights)

@@ -20,6 +20,8 @@ MODULES: list[tuple[str, tuple[int, ...]]] = [
     ("ops.build", (8,)),
     ("ops.arguments", (6, 7, 8)),
     ("ops.native", (8,)),
+    ("ops.triton_kernels", (9,)),
+    ("ops.triton", (9,)),
     ("ops", (6, 7, 8)),
     ("position_encoding", (4,)),
     ("attention", (6,)),
