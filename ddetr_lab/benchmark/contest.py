@@ -5,6 +5,7 @@ Used in chapter 9.
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,6 +68,7 @@ def compete(
         if wanted is None:
             wanted = result
     sound = [contender for contender in contenders if not rows[contender.name].note]
+    gc.collect()  # what a comparison left behind is no contender's memory
     peaks = {contender.name: peak_memory(contender.call, rules.device) for contender in sound}
     samples = measure(sound, rules.rounds, rules.device)
     for contender in sound:

@@ -6,7 +6,6 @@ Used in chapter 9.
 from __future__ import annotations
 
 import ctypes
-import gc
 import re
 import sys
 from collections.abc import Callable
@@ -32,7 +31,6 @@ def peak_memory(call: Callable[[], Any], device: str = "cpu") -> int | None:
         Bytes, or None where the system does not tell (any but Linux, or a container that forbids the reset); the call
         has run even then.
     """
-    gc.collect()
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)

@@ -193,29 +193,23 @@ def _hushed() -> Iterator[None]:
 def transformers_detector(model: Any) -> nn.Module:
     """Return transformers' detector with the weights of ours, through a saved folder, as its users load one.
 
-    Its constructor freezes the backbone's stem and first stage, as ours does, and its loading forgets that again: the
-    weights move to a detector that was constructed, so that both train the same parameters.
+    Release 5 no longer freezes the stem and first stage of a backbone from timm, which 4.34 and ours do. They are
+    frozen here, so that a training step does the same work on both sides.
 
     Raises:
-        ValueError: if it did not find a place for every weight and a weight for every place, or trains others than
-            ours.
+        ValueError: if it did not find a place for every weight and a weight for every place.
     """
     with _hushed():
         from transformers import DeformableDetrForObjectDetection
 
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
-            loaded, report = DeformableDetrForObjectDetection.from_pretrained(folder, output_loading_info=True)
-        theirs = DeformableDetrForObjectDetection(loaded.config)
+            theirs, report = DeformableDetrForObjectDetection.from_pretrained(folder, output_loading_info=True)
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report.get(kind):
             raise ValueError(f"transformers reports {kind} {sorted(report[kind])[:3]} ... for weights of ours")
-    theirs.load_state_dict(loaded.state_dict())
-    ours_trained, theirs_trained = (
-        sum(weight.numel() for weight in one.parameters() if weight.requires_grad) for one in (model, theirs)
-    )
-    if ours_trained != theirs_trained:
-        raise ValueError(f"transformers trains {theirs_trained} weights and we {ours_trained}, expected the same")
+    for name, weight in model.model.backbone.conv_encoder.model.named_parameters():
+        theirs.model.backbone.model.get_parameter(name).requires_grad_(weight.requires_grad)
     return theirs.train(model.training)
 
 

@@ -20,13 +20,14 @@ SAMPLE_SECONDS = 0.02  # a shorter call is repeated until a sample lasts this lo
 MOST_CALLS = 1000
 
 HOW = (
-    "All contenders of a case run in one process. First each runs once and its numbers are compared; one that disagrees "
-    "is reported and not timed. Then each runs once for its peak memory, and once more to warm up. Then come the rounds: "
-    "in each, every contender gives one sample, and the order moves on by one place from round to round, so that nobody "
-    f"always runs first. A call shorter than {SAMPLE_SECONDS * 1000:.0f} ms is repeated until a sample lasts that long, "
-    "and the sample is the mean of its calls. A time is the median of the samples, its spread their quartiles; a ratio "
-    "is one median over another. Python's garbage collector is off while a sample is taken and numbers too small for "
-    "their format are flushed to zero, for everybody; on a GPU the clock stops when the device has finished."
+    "All contenders of a case run in one process. First each runs once and its numbers are compared; one that "
+    "disagrees is reported and not timed. Then each runs once for its peak memory, and once more to warm up. Then "
+    "come the rounds: in each, every contender gives one sample, and the order moves on by one place from round "
+    f"to round, so that nobody always runs first. A call shorter than {SAMPLE_SECONDS * 1000:.0f} ms is repeated "
+    "until a sample lasts that long, and the sample is the mean of its calls. A time is the median of the "
+    "samples, its spread their quartiles; a ratio is one median over another. Python's garbage collector runs "
+    "between rounds only, and numbers too small for their format are flushed to zero, for everybody; on a GPU "
+    "the clock stops when the device has finished."
 )
 
 
@@ -68,15 +69,20 @@ def rotated(items: Sequence[Any], turn: int) -> list[Any]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the garbage collector and denormal numbers out of a measurement, and restore both."""
+    """Keep the garbage collector and denormal numbers out of a measurement, and restore both.
+
+    What is alive at the start is set aside, so that a collection between two rounds looks at what is new only.
+    """
     collecting = gc.isenabled()
     gc.collect()
+    gc.freeze()
     gc.disable()
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
         torch.set_flush_denormal(False)
+        gc.unfreeze()
         if collecting:
             gc.enable()
 
@@ -108,15 +114,14 @@ def measure(
         raise ValueError(f"rounds = {rounds}, expected at least 1")
     seconds: dict[str, list[float]] = {name: [] for name in names}
     calls: dict[str, int] = {}
-    for contender in contenders:
-        with quiet():
+    with quiet():
+        for contender in contenders:
             once = _sample(contender.call, 1, device, clock)
-        calls[contender.name] = min(MOST_CALLS, max(1, round(SAMPLE_SECONDS / max(once, 1e-9))))
-    for turn in range(rounds):
-        for contender in rotated(contenders, turn):
-            with quiet():
-                sample = _sample(contender.call, calls[contender.name], device, clock)
-            seconds[contender.name].append(sample)
+            calls[contender.name] = min(MOST_CALLS, max(1, round(SAMPLE_SECONDS / max(once, 1e-9))))
+        for turn in range(rounds):
+            gc.collect()
+            for contender in rotated(contenders, turn):
+                seconds[contender.name].append(_sample(contender.call, calls[contender.name], device, clock))
     return {name: Samples(tuple(seconds[name]), calls[name]) for name in names}
 
 

@@ -1,0 +1,48 @@
+"""Peak memory: what a call holds at its highest point, also when it lets go of it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ddetr_lab.benchmark import memory
+
+MEBIBYTE = 2**20
+
+
+def spend(mebibytes: int) -> float:
+    """Fill memory, and free it before returning."""
+    return float(torch.ones(mebibytes * MEBIBYTE // 4).sum())
+
+
+def test_memory_that_is_freed_again_is_seen() -> None:
+    peak = memory.peak_memory(lambda: spend(64))
+    if peak is None:
+        pytest.skip("this system does not tell how much memory a process had")
+    assert 60 * MEBIBYTE < peak < 100 * MEBIBYTE
+
+
+def test_an_earlier_peak_does_not_count() -> None:
+    spend(128)
+    peak = memory.peak_memory(lambda: spend(16))
+    if peak is None:
+        pytest.skip("this system does not tell how much memory a process had")
+    assert 12 * MEBIBYTE < peak < 64 * MEBIBYTE
+
+
+def test_a_system_that_does_not_tell_gives_none_and_runs_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+    monkeypatch.setattr(memory, "CLEAR", Path("/nowhere/clear_refs"))
+    assert memory.peak_memory(lambda: ran.append(1)) is None
+    assert ran == [1]
+
+
+def test_a_status_without_the_field_gives_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "status").write_text("Name:\tpython\n")
+    (tmp_path / "clear_refs").touch()
+    monkeypatch.setattr(memory, "STATUS", tmp_path / "status")
+    monkeypatch.setattr(memory, "CLEAR", tmp_path / "clear_refs")
+    assert memory.peak_memory(int) is None
+    assert (tmp_path / "clear_refs").read_text() == "5"
