@@ -1,9 +1,9 @@
 """The image processor: pictures and annotations in, a padded batch and targets out, and the way back.
 
 This file only puts the steps in order. Each step is explained where it lives: :mod:`ddetr_lab.image_inputs` (what a
-picture is), :mod:`ddetr_lab.image_transforms` (resize, rescale, normalise, pad), :mod:`ddetr_lab.annotations`
-(targets), :mod:`ddetr_lab.post_processing` (detections), :mod:`ddetr_lab.processor_config` (files),
-:mod:`ddetr_lab.processor_legacy` (old method names).
+picture is), :mod:`ddetr_lab.resampling` and :mod:`ddetr_lab.image_transforms` (resize, rescale, normalise),
+:mod:`ddetr_lab.padding` (the batch), :mod:`ddetr_lab.annotations` (targets), :mod:`ddetr_lab.post_processing`
+(detections), :mod:`ddetr_lab.processor_config` (files), :mod:`ddetr_lab.processor_legacy` (old method names).
 
 Built in chapters 2 and 15.
 """
@@ -40,9 +40,11 @@ from ddetr_lab.image_inputs import (
     read_pictures,
     to_channel_dimension_format,
 )
+from ddetr_lab.padding import pad_batch, pad_target
 from ddetr_lab.post_processing import post_process_object_detection
 from ddetr_lab.processor_config import ProcessorConfigMixin
 from ddetr_lab.processor_legacy import LegacyMethods
+from ddetr_lab.resampling import resize_and_colour
 
 __all__ = ["AnnotionFormat", "ChannelDimension", "DeformableDetrFeatureExtractor", "DeformableDetrImageProcessor"]
 
@@ -94,7 +96,7 @@ class DeformableDetrImageProcessor(ProcessorConfigMixin, LegacyMethods):
         do_pad = kwargs.pop("pad_and_return_pixel_mask", do_pad)
         max_size = kwargs.pop("max_size", None if size is None else 1333)
         if "pad_size" in kwargs:  # an attribute only where it is given: other files stay as the reference writes them
-            transforms.pad_target(kwargs["pad_size"])
+            pad_target(kwargs["pad_size"])
         super().__init__(**kwargs)
         AnnotionFormat(format)  # raises if unknown; kept in the form it was given, as the reference does
         self.format = format
@@ -199,10 +201,11 @@ class DeformableDetrImageProcessor(ProcessorConfigMixin, LegacyMethods):
                         target = self.resize_annotation(target, before, after)
                     target = target if mean is None else self.normalize_annotation(target, after)
                     labels.append(BatchFeature(target, return_tensors))
-                stretched = False
                 if _chosen(do_resize, self.do_resize):
-                    picture, stretched = transforms.resize_to_8_bits(picture, after, resample, layout)
-                arrays.append(transforms.colour(picture, layout, factor, mean, std, output_layout, stretched))
+                    array = resize_and_colour(picture, layout, after, resample, factor, mean, std, output_layout)
+                else:
+                    array = transforms.colour(picture, layout, factor, mean, std, output_layout)
+                arrays.append(array)
 
         if _chosen(do_pad, self.do_pad):
             batch = self.pad(arrays, return_tensors=return_tensors, input_data_format=output_layout, pad_size=pad_size)
@@ -327,8 +330,8 @@ class DeformableDetrImageProcessor(ProcessorConfigMixin, LegacyMethods):
         layout = layout_of(arrays[0], input_data_format)
         output_layout = ChannelDimension(data_format or layout)
         arrays = [to_channel_dimension_format(array, output_layout, layout) for array in arrays]
-        target = transforms.pad_target(_chosen(pad_size, getattr(self, "pad_size", None)))
-        padded, mask = transforms.pad_batch(arrays, output_layout, constant_values, target)
+        target = pad_target(_chosen(pad_size, getattr(self, "pad_size", None)))
+        padded, mask = pad_batch(arrays, output_layout, constant_values, target)
         batch = BatchFeature({"pixel_values": _finished(padded, return_tensors)})
         if return_pixel_mask:
             batch["pixel_mask"] = _finished(mask, return_tensors)

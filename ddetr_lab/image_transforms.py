@@ -1,4 +1,4 @@
-"""Resize, rescale, normalise and pad one picture: the four steps between a file and ``pixel_values``.
+"""Resize, rescale and normalise one picture: three of the four steps between a file and ``pixel_values``.
 
 The published weights were trained on pictures that went through Pillow's 8-bit resampling, so every picture does
 here, floats in 0-1 too. The colour arithmetic on 8-bit pixels is a table of 256 entries a channel: the same numbers
@@ -20,7 +20,6 @@ from ddetr_lab.image_inputs import (
     ChannelDimension,
     Picture,
     array_of,
-    image_size,
     infer_channel_dimension_format,
     number_of_channels,
     to_channel_dimension_format,
@@ -28,10 +27,10 @@ from ddetr_lab.image_inputs import (
 
 __all__ = [
     "colour",
+    "colour_table",
+    "eight_bits",
     "normalize",
     "output_size",
-    "pad",
-    "pad_batch",
     "rescale",
     "resize",
     "resize_to_8_bits",
@@ -137,16 +136,34 @@ def _must_stretch(array: np.ndarray) -> bool:
     return True
 
 
-def _to_pil(array: np.ndarray, layout: ChannelDimension, stretch: bool) -> Image.Image:
+def eight_bits(array: np.ndarray, layout: ChannelDimension) -> tuple[np.ndarray, bool]:
+    """Return an array as (H, W, C) uint8, and whether it was in 0-1 and had to be multiplied by 255 for that.
+
+    Raises:
+        ValueError: if the values are in neither range.
+    """
+    stretch = _must_stretch(array)
     array = to_channel_dimension_format(array, ChannelDimension.LAST, layout)
+    if stretch:
+        array = (array * 255).astype(np.float32)  # the reference's rounding: to float32, then cut, never rounded
+    return array.astype(np.uint8, copy=False), stretch
+
+
+def _to_pil(array: np.ndarray, layout: ChannelDimension) -> Image.Image:
     array = array[..., 0] if array.shape[-1] == 1 else array  # (H, W)
     if array.ndim == 3 and array.shape[-1] > 4:
         raise ValueError(
             f"resizing knows 1 to 4 channels, but the picture has {array.shape[-1]} (layout {layout.value})"
         )
-    if stretch:
-        array = (array * 255).astype(np.float32)  # the reference's rounding: to float32, then cut, never rounded
-    return Image.fromarray(np.ascontiguousarray(array.astype(np.uint8, copy=False)))
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _resize_with_pillow(
+    picture: Image.Image, size: tuple[int, int], resample: int | None, reducing_gap: float | None
+) -> Image.Image:
+    height, width = size
+    filter_ = Image.Resampling.BILINEAR if resample is None else Image.Resampling(resample)
+    return picture.resize((width, height), resample=filter_, reducing_gap=reducing_gap)
 
 
 def resize(
@@ -186,14 +203,11 @@ def resize_to_8_bits(
     reducing_gap: float | None = None,
 ) -> tuple[Picture, bool]:
     """Resize as :func:`resize` does, but leave fractions times 255; True says that they still are."""
-    height, width = size
-    filter_ = Image.Resampling.BILINEAR if resample is None else Image.Resampling(resample)
     if isinstance(picture, Image.Image):
-        return picture.resize((width, height), resample=filter_, reducing_gap=reducing_gap), False
+        return _resize_with_pillow(picture, size, resample, reducing_gap), False
     layout = infer_channel_dimension_format(picture) if layout is None else ChannelDimension(layout)
-    stretch = _must_stretch(picture)
-    resized = _to_pil(picture, layout, stretch).resize((width, height), resample=filter_, reducing_gap=reducing_gap)
-    return array_of(resized, layout), stretch
+    pixels, stretched = eight_bits(picture, layout)
+    return array_of(_resize_with_pillow(_to_pil(pixels, layout), size, resample, reducing_gap), layout), stretched
 
 
 def rescale(array: np.ndarray, factor: float) -> np.ndarray:
@@ -243,6 +257,21 @@ def normalize(
     return (array - shift) / scale
 
 
+def colour_table(
+    channels: int,
+    factor: float | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    stretched: bool = False,
+) -> np.ndarray:
+    """Compute what becomes of each 8-bit value: (C, 256) float32. Arguments and errors as in :func:`colour`."""
+    table = np.broadcast_to(np.arange(256, dtype=np.uint8), (channels, 1, 256))
+    for step in ([1 / 255] if stretched else []) + ([] if factor is None else [factor]):
+        table = rescale(table, step)
+    table = table if mean is None or std is None else normalize(table, mean, std, ChannelDimension.FIRST)
+    return np.ascontiguousarray(table[:, 0])
+
+
 def colour(
     picture: Picture,
     layout: ChannelDimension,
@@ -279,112 +308,9 @@ def colour(
         array = picture if factor is None else rescale(picture, factor)
         array = array if mean is None or std is None else normalize(array, mean, std, layout)
         return to_channel_dimension_format(array, output_layout, layout)
-    channels = number_of_channels(picture, layout)
-    table = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], channels, axis=2)  # (256, 1, C)
-    for step in ([1 / 255] if stretched else []) + ([] if factor is None else [factor]):
-        table = rescale(table, step)
-    table = table if mean is None or std is None else normalize(table, mean, std, ChannelDimension.LAST)
+    table = colour_table(number_of_channels(picture, layout), factor, mean, std, stretched)
     pixels = to_channel_dimension_format(picture, ChannelDimension.FIRST, layout)  # (C, H, W)
     planes = np.empty(pixels.shape, dtype=np.float32)
-    for plane, plane_pixels, entries in zip(planes, pixels, table[:, 0].T, strict=True):
-        np.take(np.ascontiguousarray(entries), plane_pixels, out=plane, mode="clip")
+    for plane, plane_pixels, entries in zip(planes, pixels, table, strict=True):
+        np.take(entries, plane_pixels, out=plane, mode="clip")
     return to_channel_dimension_format(planes, output_layout, ChannelDimension.FIRST)
-
-
-def pad(
-    array: np.ndarray,
-    size: tuple[int, int],
-    layout: ChannelDimension,
-    value: Any = 0,
-    out: np.ndarray | None = None,
-) -> np.ndarray:
-    """Extend an array to (height, width) ``size`` at the bottom and the right.
-
-    Args:
-        array: (C, H, W) or (H, W, C).
-        size: at least the array's own size.
-        layout: where the channels stand.
-        value: what the new cells hold: a number, or a pair of pairs ((top, bottom), (left, right)), of which only
-            bottom and right meet any cells; (a, b) is short for ((a, b), (a, b)).
-        out: where to write, an array of the padded shape.
-
-    Returns:
-        ``out``, or a new contiguous array of the same layout and dtype.
-
-    Raises:
-        ValueError: if ``value`` has another form.
-    """
-    bottom, right = _pad_values(value)
-    height, width = image_size(array, layout)
-    if out is None:
-        out = np.empty(_padded_shape(array, size, layout), dtype=array.dtype)
-    rows = to_channel_dimension_format(out, ChannelDimension.LAST, layout)  # (H, W, C) view
-    rows[:, width:] = right
-    rows[height:, :width] = bottom
-    rows[:height, :width] = to_channel_dimension_format(array, ChannelDimension.LAST, layout)
-    return out
-
-
-def pad_target(pad_size: Any) -> tuple[int, int] | None:
-    """Read a ``pad_size`` as (height, width); None stays None.
-
-    Raises:
-        ValueError: if it is no dict of a positive ``height`` and ``width``.
-    """
-    if pad_size is None:
-        return None
-    if not isinstance(pad_size, Mapping) or set(pad_size) != {"height", "width"} or min(pad_size.values()) < 1:
-        raise ValueError(f"pad_size is {pad_size!r}, expected a dict like {{'height': 640, 'width': 640}}")
-    return int(pad_size["height"]), int(pad_size["width"])
-
-
-def pad_batch(
-    arrays: Sequence[np.ndarray], layout: ChannelDimension, value: Any = 0, target: tuple[int, int] | None = None
-) -> tuple[np.ndarray | list[np.ndarray], np.ndarray]:
-    """Pad arrays at the bottom and the right to a target size, else to the largest height and width among them.
-
-    Args:
-        arrays: all in ``layout``.
-        layout: where the channels stand.
-        value: see :func:`pad`.
-        target: (height, width) to pad to.
-
-    Returns:
-        the padded arrays in one block, or in a list if their channels or dtypes differ; and the pixel mask (B, H, W)
-        int64, 1 on real pixels.
-    """
-    sizes = [image_size(array, layout) for array in arrays]
-    largest = max(height for height, _ in sizes), max(width for _, width in sizes)
-    if target is not None:
-        if largest[0] > target[0] or largest[1] > target[1]:
-            raise ValueError(
-                f"a picture of {largest[0]} x {largest[1]} (height x width, after resizing) does not fit into pad_size "
-                f"{target[0]} x {target[1]}: make pad_size larger, or size smaller"
-            )
-        largest = target
-    mask = np.zeros((len(arrays), *largest), dtype=np.int64)
-    for slot, (height, width) in zip(mask, sizes, strict=True):
-        slot[:height, :width] = 1
-    shapes = {_padded_shape(array, largest, layout) for array in arrays}
-    if len(shapes) > 1 or len({array.dtype for array in arrays}) > 1:
-        return [pad(array, largest, layout, value) for array in arrays], mask
-    # One block of memory, filled once, is the batch: no copy when it becomes a tensor.
-    block = np.empty((len(arrays), *shapes.pop()), dtype=arrays[0].dtype)
-    for array, slot in zip(arrays, block, strict=True):
-        pad(array, largest, layout, value, out=slot)
-    return block, mask
-
-
-def _padded_shape(array: np.ndarray, size: tuple[int, int], layout: ChannelDimension) -> tuple[int, int, int]:
-    channels = number_of_channels(array, layout)
-    return (channels, *size) if layout is ChannelDimension.FIRST else (*size, channels)
-
-
-def _pad_values(value: Any) -> tuple[Any, Any]:
-    if np.ndim(value) == 0:
-        return value, value
-    if len(value) == 1:
-        return value[0], value[0]
-    if len(value) == 2:
-        return (value[1], value[1]) if np.ndim(value[0]) == 0 else (value[0][1], value[1][1])
-    raise ValueError(f"constant_values is {value!r}: expected a number, (before, after), or two such pairs")

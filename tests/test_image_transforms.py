@@ -1,11 +1,11 @@
-"""Resize, rescale, normalise, pad. Numbers without a formula beside them come from transformers 4.34.0."""
+"""Resize, rescale, normalise. Numbers without a formula beside them come from transformers 4.34.0."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ddetr_lab.image_inputs import ChannelDimension
-from ddetr_lab.image_transforms import colour, normalize, output_size, pad, pad_batch, rescale, resize, size_dict
+from ddetr_lab.image_transforms import colour, colour_table, normalize, output_size, rescale, resize, size_dict
 from tests.pictures import picture
 
 FIRST, LAST = ChannelDimension.FIRST, ChannelDimension.LAST
@@ -208,35 +208,12 @@ def test_stretched_pixels_take_one_more_step():
     assert np.array_equal(colour(pixels, LAST, 0.5, stretched=True), back * np.float32(0.5))
 
 
-@pytest.mark.parametrize("layout", [FIRST, LAST])
-@pytest.mark.parametrize(
-    ("value", "bottom", "right"),
-    [(0, 0, 0), (7, 7, 7), ((3,), 3, 3), ((1, 2), 2, 2), (((1, 2), (3, 4)), 2, 4)],
-)
-def test_padding_is_below_and_to_the_right(layout, value, bottom, right):
-    array = picture(2, 3)
-    out = pad(array if layout is LAST else array.transpose(2, 0, 1), (4, 5), layout, value)
-    out = out if layout is LAST else out.transpose(1, 2, 0)
-    assert out.dtype == np.uint8 and out.shape == (4, 5, 3)
-    assert np.array_equal(out[:2, :3], array)
-    assert (out[2:, :3] == bottom).all() and (out[:, 3:] == right).all()
-
-
-def test_padding_of_another_form_is_refused():
-    with pytest.raises(ValueError, match="constant_values is"):
-        pad(picture(), (9, 9), LAST, (1, 2, 3))
-
-
-def test_a_batch_is_padded_to_its_largest_sides():
-    padded, mask = pad_batch([picture(2, 5), picture(4, 3)], LAST)
-    assert isinstance(padded, np.ndarray) and padded.shape == (2, 4, 5, 3) and mask.dtype == np.int64
-    assert mask[0].tolist() == [[1] * 5] * 2 + [[0] * 5] * 2
-    assert mask[1].tolist() == [[1, 1, 1, 0, 0]] * 4
-    assert np.array_equal(padded[1, :, :3], picture(4, 3)) and not padded[1, :, 3:].any()
-
-
-def test_a_batch_of_unlike_arrays_is_a_list():
-    padded, _ = pad_batch([picture(2, 5), picture(4, 3).astype(np.float32)], LAST)
-    assert [array.dtype for array in padded] == [np.uint8, np.float32] and padded[0].shape == (4, 5, 3)
-    padded, _ = pad_batch([picture(2, 5), picture(4, 3)[..., :1]], LAST)
-    assert [array.shape for array in padded] == [(4, 5, 3), (4, 5, 1)]
+@pytest.mark.parametrize("stretched", [False, True])
+@pytest.mark.parametrize(("mean", "std"), [(None, None), (MEAN, STD), (0.5, 0.25)])
+@pytest.mark.parametrize("factor", [None, 1 / 255, 1 / 127.5])
+def test_the_table_has_all_256_values_of_every_channel(factor, mean, std, stretched):
+    values = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=0)  # (3, 256, 1)
+    expected = rescale(values, 1 / 255) if stretched else values
+    expected = expected if factor is None else rescale(expected, factor)
+    expected = expected if mean is None else normalize(expected, mean, std, FIRST)
+    assert np.array_equal(colour_table(3, factor, mean, std, stretched), expected[..., 0])

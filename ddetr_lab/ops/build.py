@@ -126,7 +126,13 @@ def _commands(compiler: list[str], objects: Path, library: Path) -> tuple[list[l
     for folder in include_paths():
         flags += ["-isystem", folder]
     compile_commands = []
-    for source in ("registration.cpp", "call.cpp", "cpu/dispatch.cpp", "cpu/ms_deform_attn_cpu.cpp"):
+    for source in (
+        "registration.cpp",
+        "call.cpp",
+        "cpu/dispatch.cpp",
+        "cpu/ms_deform_attn_cpu.cpp",
+        "cpu/pictures.cpp",
+    ):
         target = objects / (Path(source).stem + ".o")
         compile_commands.append([*compiler, *flags, "-c", str(sources / source), "-o", str(target)])
     for name, extra in INSTRUCTION_SETS[machine].items():
