@@ -28,13 +28,10 @@ def _three_digits(number: float) -> str:
 
 
 def _format_bytes(count: int | None) -> str:
-    return (
-        "unknown"
-        if count is None
-        else f"{count / 2**20:.0f} MiB"
-        if count >= 9.5 * 2**20
-        else f"{count / 2**20:.1f} MiB"
-    )
+    if count is None:
+        return "unknown"
+    mebibytes = count / 2**20
+    return f"{mebibytes:.0f} MiB" if mebibytes >= 9.95 else f"{mebibytes:.1f} MiB"
 
 
 def case_rows(case: Case) -> list[tuple[str, ...]]:
@@ -58,11 +55,11 @@ def share_line(report: Report, case: Case) -> str:
     if case.work is None or not report.ceilings or not first.timed:
         return ""
     found = shares(case.work, first.median, report.ceilings)
-    parts = [f"{share:.0%} of the {CEILINGS[key][0]}" for key, share in found.items()]
+    parts = [f"{share:.1%} of the {CEILINGS[key][0]}" for key, share in found.items()]
     work = case.work
     return (
         f"at least {work.memory_bytes / 2**20:.0f} MiB to move, {work.gathered_bytes / 2**20:.0f} MiB to gather, "
-        f"{work.flops / 1e9:.2f} G operations: ours reaches {', '.join(parts)}"
+        f"{work.flops / 1e9:.2g} G operations: ours reaches {', '.join(parts)}"
     )
 
 

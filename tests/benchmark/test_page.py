@@ -38,7 +38,7 @@ def test_a_page_shows_circumstances_numbers_and_reasons() -> None:
         "Differences are from the sums in float64.",
         "wrong: not timed: its numbers are off by 5.0e-01",
         "deformops is not installed.",
-        "50% of the multiply-add rate",
+        "50.0% of the multiply-add rate",
     ):
         assert text in page
     assert "quick run" not in page

@@ -47,8 +47,8 @@ def test_rows_have_median_ratio_memory_and_difference() -> None:
 def test_shares_of_the_ceilings_are_told_where_work_was_counted() -> None:
     report = a_report()
     line = share_line(report, report.cases[0])
-    assert "5% of the memory bandwidth" in line  # 1 MiB in 2 ms at 10 GB/s
-    assert "50% of the multiply-add rate" in line  # 0.1 G in 2 ms at 100 G/s
+    assert "5.2% of the memory bandwidth" in line  # 1 MiB in 2 ms at 10 GB/s
+    assert "50.0% of the multiply-add rate" in line  # 0.1 G in 2 ms at 100 G/s
     assert share_line(report, dataclasses.replace(report.cases[0], work=None)) == ""
     assert share_line(a_report(ceilings={}), report.cases[0]) == ""
 
