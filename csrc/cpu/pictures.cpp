@@ -108,7 +108,8 @@ void resize_bilinear(const Tensor& pixels, const Tensor& table, Tensor& planes) 
   STD_TORCH_CHECK(planes.dim() == 3 && planes.size(0) == kColours && planes.scalar_type() == ScalarType::Float,
                   "planes: expected (3, H, W) float32");
   const int64_t height = pixels.size(0), width = pixels.size(1), cells = planes.size(2);
-  STD_TORCH_CHECK(height > 0 && width > 0 && planes.size(1) > 0 && cells > 0, "pixels and planes: expected no side of 0");
+  STD_TORCH_CHECK(height > 0 && width > 0 && planes.size(1) > 0 && cells > 0,
+                  "pixels and planes: expected no side of 0");
   const Side across = plan_side(width, cells), down = plan_side(height, planes.size(1));
   const auto* from = static_cast<const uint8_t*>(pixels.const_data_ptr());
   const auto* values = static_cast<const float*>(table.const_data_ptr());
