@@ -20,7 +20,7 @@ NBVAL := --nbval --nbval-current-env --nbval-sanitize-with=tests/book/nbval_sani
 BOOK_REPOSITORY ?=
 export BOOK_REPOSITORY
 
-.PHONY: help ops book test lab lint format coverage golden-report clean distclean force
+.PHONY: help ops book test lab lint format coverage sanitize golden-report clean distclean force
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -31,6 +31,7 @@ help:
 	@echo 'make lab            set up .venv, open the chapters in JupyterLab'
 	@echo 'make lint           ruff and mypy;   make format   lets ruff rewrite the files'
 	@echo 'make coverage       which lines of ddetr_lab the tests reach'
+	@echo 'make sanitize       100,000 random calls of the operator, compiled with ASan and UBSan (CALLS=...)'
 	@echo 'make golden-report  largest differences from the stored numbers of the reference'
 	@echo 'make clean          remove what was built;   make distclean   also removes .venv'
 	@echo
@@ -78,6 +79,18 @@ test: $(TEST_READY) ops
 
 coverage: $(TEST_READY)
 	$(PY) -m pytest tests -n $(JOBS) --dist loadfile --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
+
+# The sanitizers' runtimes must be in the process before Python is; Python itself leaks by design.
+SANITIZE := -O1 -g1 -fno-omit-frame-pointer -fno-sanitize-recover=all -fsanitize=address,undefined,float-cast-overflow
+CALLS ?= 100000
+
+sanitize: export DDETR_LAB_CXXFLAGS := $(SANITIZE)
+sanitize: export ASAN_OPTIONS := detect_leaks=0:detect_stack_use_after_return=1
+sanitize: export UBSAN_OPTIONS := print_stacktrace=1
+sanitize: $(BOOK_READY)
+	@$(VENV)/bin/ddetr-lab build-ops
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+		$(PY) -m tests.ops.fuzz --calls $(CALLS)
 
 lab: $(BOOK_READY)
 	$(PY) -m jupyter lab --notebook-dir=book

@@ -67,6 +67,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddetr_lab"
 
 
+def extra_flags() -> list[str]:
+    """Return the compiler flags in ``$DDETR_LAB_CXXFLAGS``, which come last: for sanitizers and experiments."""
+    return shlex.split(os.environ.get("DDETR_LAB_CXXFLAGS", ""))
+
+
 def library_path() -> Path:
     """Return the path that a library of these sources, for this torch and processor, has or would have.
 
@@ -74,6 +79,7 @@ def library_path() -> Path:
         FileNotFoundError: if there are no sources.
     """
     digest = hashlib.sha256(f"{torch.__version__} {platform.machine()} {TORCH_TARGET_VERSION}".encode())
+    digest.update(shlex.join(extra_flags()).encode())
     folder = source_folder()
     for path in sorted(folder.rglob("*")):
         if path.suffix in (".h", ".cpp"):
@@ -123,6 +129,7 @@ def _commands(compiler: list[str], objects: Path, library: Path) -> tuple[list[l
     sources = source_folder()
     flags = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror=return-type"]
     flags.append(f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}")
+    flags += extra_flags()
     for folder in include_paths():
         flags += ["-isystem", folder]
     compile_commands = []
@@ -142,7 +149,7 @@ def _commands(compiler: list[str], objects: Path, library: Path) -> tuple[list[l
             [*compiler, *flags, *extra, *named, "-c", str(sources / "cpu" / "kernels.cpp"), "-o", str(target)]
         )
     targets = [command[-1] for command in compile_commands]
-    link = [*compiler, "-shared", "-o", str(library), *targets]
+    link = [*compiler, *extra_flags(), "-shared", "-o", str(library), *targets]
     for folder in library_paths():
         link += ["-L", folder]
     link += ["-ltorch", "-ltorch_cpu", "-lc10"]
