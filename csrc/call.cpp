@@ -23,7 +23,8 @@ std::string shape_of(const Tensor& tensor) {
 
 std::string device_of(const Tensor& tensor) {
   const auto device = tensor.device();
-  if (device.is_cpu()) return "cpu";
+  if (device.is_cpu())
+    return "cpu";
   const std::string index = ":" + std::to_string(device.index());
   return device.is_cuda() ? "cuda" + index : "device type " + std::to_string(static_cast<int>(device.type())) + index;
 }
@@ -34,8 +35,7 @@ bool is_real(ScalarType type) {
 }
 
 void check_real(const char* name, const Tensor& tensor) {
-  STD_TORCH_CHECK(is_real(tensor.scalar_type()), name, " has dtype ",
-                  torch::headeronly::toString(tensor.scalar_type()),
+  STD_TORCH_CHECK(is_real(tensor.scalar_type()), name, " has dtype ", torch::headeronly::toString(tensor.scalar_type()),
                   ", expected float64, float32, float16 or bfloat16: convert it with .to(...)");
 }
 
@@ -48,10 +48,14 @@ void check_beside(const char* name, const Tensor& tensor, const Tensor& value) {
 
 Element element_of(ScalarType type) {
   switch (type) {
-    case ScalarType::Double: return Element::Float64;
-    case ScalarType::Half: return Element::Float16;
-    case ScalarType::BFloat16: return Element::BFloat16;
-    default: return Element::Float32;  // check_real has refused what is not one of the four
+    case ScalarType::Double:
+      return Element::Float64;
+    case ScalarType::Half:
+      return Element::Float16;
+    case ScalarType::BFloat16:
+      return Element::BFloat16;
+    default:
+      return Element::Float32;  // check_real has refused what is not one of the four
   }
 }
 
@@ -74,9 +78,11 @@ void check_product(const char* names, std::initializer_list<int64_t> factors) {
     numbers += (numbers.empty() ? "" : " * ") + std::to_string(factor);
     empty |= factor == 0;
     fits = fits && (factor == 0 || product <= kLimit / factor);
-    if (fits && factor != 0) product *= factor;
+    if (fits && factor != 0)
+      product *= factor;
   }
-  STD_TORCH_CHECK(fits || empty, names, " = ", numbers, " elements overflow a 64-bit size: split the call into smaller ones");
+  STD_TORCH_CHECK(fits || empty, names, " = ", numbers,
+                  " elements overflow a 64-bit size: split the call into smaller ones");
 }
 
 // Reads the maps' sizes into `call` and checks them against each other and against S.
@@ -95,24 +101,23 @@ void check_levels(Call& call, const Tensor& value, const Tensor& spatial_shapes,
   int64_t total = 0;
   for (int64_t level = 0; level < levels; ++level) {
     const int64_t height = pairs[2 * level], width = pairs[2 * level + 1];
-    STD_TORCH_CHECK(height > 0 && width > 0 && height <= std::numeric_limits<int32_t>::max() / width,
-                    "spatial_shapes[", level, "] = (", height, ", ", width,
+    STD_TORCH_CHECK(height > 0 && width > 0 && height <= std::numeric_limits<int32_t>::max() / width, "spatial_shapes[",
+                    level, "] = (", height, ", ", width,
                     ") is no size of a map: both sides must be positive, and their product below 2^31");
     STD_TORCH_CHECK(firsts[level] == total, "level_start_index[", level, "] = ", firsts[level],
-                    ", but the levels before it have ", total,
-                    " tokens: levels lie one after the other, without gaps");
+                    ", but the levels before it have ", total, " tokens: levels lie one after the other, without gaps");
     call.heights.push_back(height);
     call.widths.push_back(width);
     call.starts.push_back(total);
     total += height * width;
   }
-  STD_TORCH_CHECK(total == value.size(1), "value has S = ", value.size(1),
-                  " tokens, but spatial_shapes add up to ", total, ": the sum of height * width must be S");
+  STD_TORCH_CHECK(total == value.size(1), "value has S = ", value.size(1), " tokens, but spatial_shapes add up to ",
+                  total, ": the sum of height * width must be S");
 }
 
 // What both operators share. `points_name` names the (B, Q, M, L, P, 2) tensor, `weights_name` the (B, Q, M, L, P) one.
-Call checked(const Tensor& value, const Tensor& spatial_shapes, const Tensor& level_start_index, const char* points_name,
-             const Tensor& points, const char* weights_name, const Tensor& weights) {
+Call checked(const Tensor& value, const Tensor& spatial_shapes, const Tensor& level_start_index,
+             const char* points_name, const Tensor& points, const char* weights_name, const Tensor& weights) {
   STD_TORCH_CHECK(value.dim() == 4, "value has ", value.dim(), " dimensions, ", shape_of(value),
                   ", expected 4: (B, S, M, D); split the channels into heads with value.unflatten(-1, (M, D))");
   STD_TORCH_CHECK(points.dim() == 6 && points.size(5) == 2, points_name, " is not (B, Q, M, L, P, 2), it is ",
@@ -125,17 +130,15 @@ Call checked(const Tensor& value, const Tensor& spatial_shapes, const Tensor& le
                     ", expected the same (B, Q, M, L, P) in both");
   }
   STD_TORCH_CHECK(value.size(0) == points.size(0) && value.size(2) == points.size(2), "value has B = ", value.size(0),
-                  ", M = ", value.size(2), ", but ", points_name, " has B = ", points.size(0), ", M = ",
-                  points.size(2), ": both must agree");
+                  ", M = ", value.size(2), ", but ", points_name, " has B = ", points.size(0), ", M = ", points.size(2),
+                  ": both must agree");
   check_real("value", value);
   check_beside(points_name, points, value);
   check_beside(weights_name, weights, value);
   Call call;
   check_levels(call, value, spatial_shapes, level_start_index, points.size(3));
-  call.problem = Problem{value.size(0),       value.size(1),       value.size(2),
-                         value.size(3),       points.size(1),      points.size(3),
-                         points.size(4),      call.heights.data(), call.widths.data(),
-                         call.starts.data()};
+  call.problem = Problem{value.size(0),  value.size(1),  value.size(2),       value.size(3),      points.size(1),
+                         points.size(3), points.size(4), call.heights.data(), call.widths.data(), call.starts.data()};
   const Problem& p = call.problem;
   check_product("B * S * M * D", {p.batch, p.tokens, p.heads, p.channels});
   check_product("B * Q * M * D", {p.batch, p.queries, p.heads, p.channels});

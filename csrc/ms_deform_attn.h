@@ -22,19 +22,19 @@ using torch::stable::Tensor;
 // ms_deform_attn_fused_backward: the gradients of value, reference_points, sampling_offsets and attention_logits.
 //
 // deterministic: the same bits in every run. On the CPU they always are.
-#define DDETR_ENTRY_POINTS                                                                                           \
-  Tensor ms_deform_attn(const Tensor& value, const Tensor& spatial_shapes, const Tensor& level_start_index,          \
-                        const Tensor& sampling_locations, const Tensor& attention_weights);                          \
-  std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward(                                                        \
-      const Tensor& value, const Tensor& spatial_shapes, const Tensor& level_start_index,                            \
-      const Tensor& sampling_locations, const Tensor& attention_weights, const Tensor& grad_output,                  \
-      bool deterministic);                                                                                           \
-  Tensor ms_deform_attn_fused(const Tensor& value, const Tensor& spatial_shapes, const Tensor& level_start_index,    \
-                              const Tensor& reference_points, const Tensor& sampling_offsets,                        \
-                              const Tensor& attention_logits);                                                       \
-  std::tuple<Tensor, Tensor, Tensor, Tensor> ms_deform_attn_fused_backward(                                          \
-      const Tensor& value, const Tensor& spatial_shapes, const Tensor& level_start_index,                            \
-      const Tensor& reference_points, const Tensor& sampling_offsets, const Tensor& attention_logits,                \
+#define DDETR_ENTRY_POINTS                                                                                        \
+  Tensor ms_deform_attn(const Tensor& value, const Tensor& spatial_shapes, const Tensor& level_start_index,       \
+                        const Tensor& sampling_locations, const Tensor& attention_weights);                       \
+  std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward(                                                     \
+      const Tensor& value, const Tensor& spatial_shapes, const Tensor& level_start_index,                         \
+      const Tensor& sampling_locations, const Tensor& attention_weights, const Tensor& grad_output,               \
+      bool deterministic);                                                                                        \
+  Tensor ms_deform_attn_fused(const Tensor& value, const Tensor& spatial_shapes, const Tensor& level_start_index, \
+                              const Tensor& reference_points, const Tensor& sampling_offsets,                     \
+                              const Tensor& attention_logits);                                                    \
+  std::tuple<Tensor, Tensor, Tensor, Tensor> ms_deform_attn_fused_backward(                                       \
+      const Tensor& value, const Tensor& spatial_shapes, const Tensor& level_start_index,                         \
+      const Tensor& reference_points, const Tensor& sampling_offsets, const Tensor& attention_logits,             \
       const Tensor& grad_output, bool deterministic);
 
 namespace cpu {
@@ -43,6 +43,15 @@ DDETR_ENTRY_POINTS
 
 namespace cuda {
 DDETR_ENTRY_POINTS
+
+// The same by one thread for each output number (cuda/ladder.h): for measurements only.
+Tensor ladder_ms_deform_attn(const Tensor& value, const Tensor& spatial_shapes, const Tensor& level_start_index,
+                             const Tensor& sampling_locations, const Tensor& attention_weights);
+std::tuple<Tensor, Tensor, Tensor> ladder_ms_deform_attn_backward(const Tensor& value, const Tensor& spatial_shapes,
+                                                                  const Tensor& level_start_index,
+                                                                  const Tensor& sampling_locations,
+                                                                  const Tensor& attention_weights,
+                                                                  const Tensor& grad_output);
 }  // namespace cuda
 
 #undef DDETR_ENTRY_POINTS

@@ -30,8 +30,11 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("doctor", help="say what is installed, which operator path runs and why, and what to do")
 
-    build = commands.add_parser("build-ops", help="compile the operator's CPU kernel, once")
+    build = commands.add_parser("build-ops", help="compile the operator's kernels, once")
     build.add_argument("--force", action="store_true", help="compile even if the library is there")
+    cuda = build.add_mutually_exclusive_group()
+    cuda.add_argument("--no-cuda", action="store_true", help="compile for the CPU alone, even if there is a GPU")
+    cuda.add_argument("--cuda-arch", metavar="LIST", help="GPUs to compile for, such as 80,90 (default: those here)")
 
     detect = commands.add_parser("detect", help="find objects in a picture")
     detect.add_argument("picture", metavar="PICTURE", help="any file that Pillow reads")
@@ -194,9 +197,13 @@ def _benchmark(arguments: argparse.Namespace) -> int:
 
 def _build_ops(arguments: argparse.Namespace) -> int:
     from ddetr_lab.ops.build import build_library
+    from ddetr_lab.ops.cuda_toolkit import parse_architectures
 
+    architectures = () if arguments.no_cuda else None
+    if arguments.cuda_arch is not None:
+        architectures = parse_architectures(arguments.cuda_arch)
     started = time.perf_counter()
-    library = build_library(force=arguments.force, report=print)
+    library = build_library(force=arguments.force, report=print, architectures=architectures)
     print(f"{library} ({time.perf_counter() - started:.1f} s)")
     return 0
 

@@ -2,7 +2,8 @@
 
 Nothing here runs on import, and nothing compiles unless ``ddetr-lab build-ops`` (or ``make``) asks for it. The library
 goes into the user's cache under a name made of a hash of the sources and torch's version, so that an edited source or
-another torch never meets a stale library. A file lock lets a second build wait for the first; the operating system
+another torch never meets a stale library. The CUDA kernels are compiled into it for the GPUs that are here, or for
+those that are asked for. A file lock lets a second build wait for the first; the operating system
 releases it when its process ends, however that ends.
 
 Built in chapter 8.
@@ -18,12 +19,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+
+from ddetr_lab.ops.cuda_toolkit import Toolkit, cuda_commands, cuda_link_flags, find_toolkit, gpu_architectures
 
 __all__ = ["BuildError", "build_library", "cache_folder", "library_path", "source_folder"]
 
@@ -72,8 +75,12 @@ def extra_flags() -> list[str]:
     return shlex.split(os.environ.get("DDETR_LAB_CXXFLAGS", ""))
 
 
-def library_path() -> Path:
+def library_path(architectures: Sequence[str] | None = None) -> Path:
     """Return the path that a library of these sources, for this torch and processor, has or would have.
+
+    Args:
+        architectures: of the GPUs that it is compiled for, such as ("80", "90"); () is a library for the CPU alone.
+            None asks for the one to load: of those that are built the one for the most architectures.
 
     Raises:
         FileNotFoundError: if there are no sources.
@@ -82,10 +89,15 @@ def library_path() -> Path:
     digest.update(shlex.join(extra_flags()).encode())
     folder = source_folder()
     for path in sorted(folder.rglob("*")):
-        if path.suffix in (".h", ".cpp"):
+        if path.suffix in (".h", ".cpp", ".cu", ".cuh"):
             digest.update(path.relative_to(folder).as_posix().encode())
             digest.update(path.read_bytes())
-    return cache_folder() / f"ddetr_ops-{digest.hexdigest()[:16]}.so"
+    stem = f"ddetr_ops-{digest.hexdigest()[:16]}"
+    if architectures is None:
+        built = sorted(cache_folder().glob(f"{stem}*.so"), key=lambda path: len(path.name))
+        if built:
+            return built[-1]
+    return cache_folder() / ("-".join([stem, *(f"sm{number}" for number in architectures or ())]) + ".so")
 
 
 @contextmanager
@@ -119,7 +131,9 @@ def _compiler() -> list[str]:
     )
 
 
-def _commands(compiler: list[str], objects: Path, library: Path) -> tuple[list[list[str]], list[str]]:
+def _commands(
+    compiler: list[str], objects: Path, library: Path, toolkit: Toolkit | None, architectures: Sequence[str]
+) -> tuple[list[list[str]], list[str]]:
     """Return the compile commands, which are independent of each other, and the link command."""
     from torch.utils.cpp_extension import include_paths, library_paths
 
@@ -129,9 +143,8 @@ def _commands(compiler: list[str], objects: Path, library: Path) -> tuple[list[l
     sources = source_folder()
     flags = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror=return-type"]
     flags.append(f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}")
-    flags += extra_flags()
-    for folder in include_paths():
-        flags += ["-isystem", folder]
+    includes = [flag for folder in include_paths() for flag in ("-isystem", folder)]
+    flags += extra_flags() + includes + (["-DDDETR_WITH_CUDA"] if toolkit else [])
     compile_commands = []
     for source in (
         "registration.cpp",
@@ -148,11 +161,13 @@ def _commands(compiler: list[str], objects: Path, library: Path) -> tuple[list[l
         compile_commands.append(
             [*compiler, *flags, *extra, *named, "-c", str(sources / "cpu" / "kernels.cpp"), "-o", str(target)]
         )
+    if toolkit:
+        compile_commands += cuda_commands(toolkit, architectures, compiler, flags, includes, sources, objects)
     targets = [command[-1] for command in compile_commands]
     link = [*compiler, *extra_flags(), "-shared", "-o", str(library), *targets]
     for folder in library_paths():
         link += ["-L", folder]
-    link += ["-ltorch", "-ltorch_cpu", "-lc10"]
+    link += ["-ltorch", "-ltorch_cpu", "-lc10"] + (cuda_link_flags(toolkit) if toolkit else [])
     return compile_commands, link
 
 
@@ -162,26 +177,49 @@ def _run(command: list[str]) -> None:
         last = "\n".join(done.stderr.strip().splitlines()[-15:])
         raise BuildError(
             f"the compiler failed with exit code {done.returncode}.\n  {shlex.join(command)}\n{last}\n"
-            "It takes g++ 11 or clang 14 and later. Until it is built the vectorised path runs"
+            "It takes g++ 11 or clang 14 and later, for CUDA a g++ that nvcc knows. "
+            "Until it is built the vectorised path runs"
         )
 
 
-def build_library(force: bool = False, report: Callable[[str], None] = lambda line: None) -> Path:
+def _chosen(asked: Sequence[str] | None, report: Callable[[str], None]) -> tuple[Toolkit | None, tuple[str, ...]]:
+    """Return the toolkit and the architectures to compile CUDA with, or None and () to build for the CPU alone."""
+    architectures = gpu_architectures() if asked is None else tuple(asked)
+    if not architectures:
+        return None, ()
+    toolkit = find_toolkit()
+    if isinstance(toolkit, Toolkit):
+        return toolkit, architectures
+    if asked is not None:
+        raise BuildError(f"CUDA is asked for, but {toolkit}. `ddetr-lab build-ops --no-cuda` builds for the CPU alone")
+    report(f"For the CPU alone, although there is a GPU: {toolkit}")
+    return None, ()
+
+
+def build_library(
+    force: bool = False,
+    report: Callable[[str], None] = lambda line: None,
+    architectures: Sequence[str] | None = None,
+) -> Path:
     """Build the library unless it is there, and return its path.
 
     Args:
         force: build it anew all the same.
-        report: called with each command before it runs, and with what is waited for.
+        report: called with each command before it runs, and with what is left out.
+        architectures: of the GPUs to compile the CUDA kernels for, such as ("80", "90"); () compiles none. None takes
+            ``$TORCH_CUDA_ARCH_LIST``, else the GPUs that are here.
 
     Returns:
         The library's path. It is written beside and renamed, so that it is whole or not there.
 
     Raises:
-        BuildError: if there is no compiler, or it fails.
+        BuildError: if there is no compiler, or it fails; if CUDA is asked for and there is no toolkit.
         FileNotFoundError: if there are no sources.
+        ValueError: if ``$TORCH_CUDA_ARCH_LIST`` is not understood.
         OSError: if the cache folder cannot be written.
     """
-    library = library_path()
+    toolkit, architectures = _chosen(architectures, report)
+    library = library_path(architectures)
     if library.is_file() and not force:
         return library
     if sys.platform == "win32":
@@ -195,7 +233,7 @@ def build_library(force: bool = False, report: Callable[[str], None] = lambda li
             return library
         with tempfile.TemporaryDirectory(dir=library.parent, prefix="building-") as folder:
             finished = Path(folder) / library.name
-            compile_commands, link = _commands(compiler, Path(folder), finished)
+            compile_commands, link = _commands(compiler, Path(folder), finished, toolkit, architectures)
             for command in [*compile_commands, link]:
                 report(shlex.join(command))
             with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:

@@ -17,6 +17,7 @@ MODULES: list[tuple[str, tuple[int, ...]]] = [
     ("outputs", (12,)),
     ("boxes", (2, 14)),
     ("ops.reference", (6, 7)),
+    ("ops.cuda_toolkit", (9,)),
     ("ops.build", (8,)),
     ("ops.arguments", (6, 7, 8)),
     ("ops.native", (8,)),
