@@ -248,14 +248,13 @@ def _warps(call: _Call) -> int:
 
 
 def _adds(grad_value: Tensor) -> int:
-    """Say how many numbers a program's threads add at once: four each from compute capability 9.0 on, else one.
+    """Say how many numbers a program's threads add at once: four each for float32 on the newer GPUs, else one.
 
-    Older GPUs add one number a thread. Given more, the compiler would turn the tile around through shared memory, at
-    every corner.
+    Only from compute capability 9.0 on is there an instruction for four. Given more than it can add, the compiler would
+    turn the tile around through shared memory, at every corner.
     """
-    if grad_value.is_cuda and torch.cuda.get_device_capability(grad_value.device) < (9, 0):
-        return THREADS
-    return _loads(grad_value)
+    newer = not grad_value.is_cuda or torch.cuda.get_device_capability(grad_value.device) >= (9, 0)
+    return 4 * THREADS if newer and grad_value.dtype == torch.float32 else THREADS
 
 
 def _backward(ctx: Any, grad_output: Tensor) -> Gradients:
