@@ -132,8 +132,9 @@ def bad_call(problem: Problem, chooser: random.Random) -> None:
     elif index not in (1, 2):
         changes += [lambda tensor: tensor.to(chooser.choice((torch.int64, torch.bool, torch.complex64)))]
     spoilt = chooser.choice(changes)(inputs[index])
-    # Two spoilt sizes can agree: D is value's alone, and without a gradient nobody knows better.
-    unknown = index == 0 and not backward and spoilt.ndim == 4 and spoilt.shape[:3] == inputs[0].shape[:3]
+    # D is value's alone: without a gradient, or without heads, any number of channels will do.
+    unknown = index == 0 and (not backward or problem.value.shape[2] == 0)
+    unknown = unknown and spoilt.ndim == 4 and spoilt.shape[:3] == inputs[0].shape[:3]
     inputs[index] = spoilt
     if unknown and spoilt.dtype == problem.value.dtype:
         return
