@@ -33,7 +33,7 @@ def test_the_package_does_not_import_triton_and_never_prefers_it_on_a_cpu():
 
 @pytest.mark.parametrize(
     ("dtype", "channels"),
-    # A width decides the tile, a dtype how many of them fit: every width, every dtype, and one that fills no tile in all.
+    # A width decides the tile, a dtype how many of them fit: every width, every dtype, one width in all dtypes.
     [*((torch.float32, channels) for channels in (1, 3, 8, 13, 32, 64)), *((dtype, 70) for dtype in DTYPES)]
     + [(torch.float64, 32), (torch.float16, 13), (torch.bfloat16, 32)],
 )
@@ -54,7 +54,7 @@ def test_points_that_are_no_power_of_two_nor_a_multiple_of_four(points):
 
 @pytest.mark.parametrize("how", ["permuted", "sliced", "offset"])
 def test_any_strides(how):
-    problem = small(batch=2, heads=2)
+    problem = small(batch=2, queries=2)
     plain = results(problem, "triton")
     for name in ("value", "locations", "weights", "grad_output"):
         setattr(problem, name, with_strides(getattr(problem, name), how))
