@@ -73,6 +73,7 @@ MODULES: list[tuple[str, tuple[int, ...]]] = [
     ("checks.chapter09", (9,)),
     ("checks.chapter10", (10,)),
     ("checks.chapter11", (11,)),
+    ("checks.chapter12", (12,)),
     ("checks.chapter13", (13,)),
     ("checks.chapter14", (14,)),
     ("checks", (0,)),
