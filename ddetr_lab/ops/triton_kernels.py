@@ -160,7 +160,7 @@ def sample_gradients_kernel(
     pair = tl.arange(0, 2 * BLOCK_P)[None, :]  # x and y of each point
     for level in tl.range(0, L):
         height, width = _pick(heights, level, L), _pick(widths, level, L)
-        # A level's gradients are collected and leave together: stores of 4 bytes, 16 apart, would each move 32.
+        # Collected, a level's gradients leave side by side; one at a time, each few bytes would cost a sector.
         to_locations = tl.zeros((BLOCK_Q, 2 * BLOCK_P), real)
         to_weights = tl.zeros((BLOCK_Q, BLOCK_P), real)
         for k in tl.range(0, P, loop_unroll_factor=4):
