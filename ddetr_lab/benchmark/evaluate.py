@@ -49,7 +49,7 @@ def evaluate_cases(
             tolerance = SINGLE if name == "torchmetrics" else None
             contenders.append(Contender(name, _call(function, truth, found), tolerance=tolerance))
     what = f"{pictures} pictures, {CLASSES} classes, {len(truth['annotations'])} objects, {len(found)} detections"
-    case = compete("average precision", what, contenders, Rules(rounds, TOLERANCE))
+    case = compete("COCO's twelve numbers", what, contenders, Rules(rounds, TOLERANCE))
     report(case)
     return [case]
 

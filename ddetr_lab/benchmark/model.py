@@ -57,7 +57,7 @@ def model_cases(
         contenders.append(_entry("ours (grid_sample)", slow.to(device), inputs, trusted=True))
     weights = sum(weight.numel() for weight in ours.parameters())
     what = f"{dict(sizes.fields)['backbone']}, one picture of {height} x {width}, {weights / 1e6:.1f} million weights"
-    case = compete("inference", what, contenders, Rules(rounds, TOLERANCE, device=device))
+    case = compete("one picture", what, contenders, Rules(rounds, TOLERANCE, device=device))
     report(case)
     return [case]
 

@@ -8,7 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ddetr_lab.benchmark.report import Case, Report
-from ddetr_lab.benchmark.tables import HEADINGS, case_rows, ceiling_rows, markdown_table, share_line
+from ddetr_lab.benchmark.tables import (
+    HEADINGS,
+    case_rows,
+    ceiling_rows,
+    format_seconds,
+    markdown_table,
+    share_line,
+)
 from ddetr_lab.benchmark.timing import HOW
 
 __all__ = ["render_page"]
@@ -50,14 +57,31 @@ def render_page(reports: Sequence[Report]) -> str:
     order = list(TITLES)
     placed = sorted(reports, key=lambda report: (order.index(report.benchmark), "gpu" in report.machine))
     sections = [section for report in placed for section in _section(report)]
-    parts = [INTRODUCTION.rstrip(), "## How times are taken", HOW, COLUMNS, *sections]
+    short = markdown_table(("case", "ours", "how many times as long the others take"), list(_in_short(placed)))
+    parts = [INTRODUCTION.rstrip(), "## In short", short, "## How times are taken", HOW, COLUMNS, *sections]
     return "\n\n".join(parts) + "\n"
 
 
+def _in_short(reports: Sequence[Report]) -> Iterator[tuple[str, str, str]]:
+    """One row a case: our median, and the others' ratios to it."""
+    for report in reports:
+        for case in report.cases:
+            first, *others = case.rows
+            ratios = [(row, case.ratio(row)) for row in others]
+            told = ", ".join(
+                f"{row.contender} {'not timed' if ratio is None else f'{ratio:.1f}'}" for row, ratio in ratios
+            )
+            quick = " (quick run)" if report.settings.get("quick") else ""
+            name = f"{TITLES[report.benchmark]}{_on_gpu(report)}: {case.name}{quick}"
+            yield name, f"{first.contender} {format_seconds(first.median)}", told
+
+
+def _on_gpu(report: Report) -> str:
+    return f" on {report.machine['gpu']}" if "gpu" in report.machine else ""
+
+
 def _section(report: Report) -> Iterator[str]:
-    machine = report.machine
-    device = f" on {machine['gpu']}" if "gpu" in machine else ""
-    yield f"## {TITLES[report.benchmark]}{device}"
+    yield f"## {TITLES[report.benchmark]}{_on_gpu(report)}"
     yield f"```sh\n{report.command}\n```"
     yield markdown_table(("", "of this run"), list(_circumstances(report)))
     if report.settings.get("quick"):
@@ -65,7 +89,7 @@ def _section(report: Report) -> Iterator[str]:
     for case in report.cases:
         yield from _case(report, case)
     if report.ceilings:
-        yield f"### What {device.removeprefix(' on ') or 'the machine'} can do at best"
+        yield f"### What {report.machine.get('gpu', 'the processor')} can do at best"
         yield markdown_table(("ceiling, measured in the same run", ""), ceiling_rows(report))
     yield from report.notes
 
@@ -83,7 +107,7 @@ def _circumstances(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def _case(report: Report, case: Case) -> Iterator[str]:
-    yield f"### {TITLES[report.benchmark]}: {case.name}"
+    yield f"### {TITLES[report.benchmark]}{_on_gpu(report)}: {case.name}"
     yield f"{case.what[0].upper()}{case.what[1:]}."
     yield markdown_table(HEADINGS, case_rows(case))
     yield f"Differences are from {case.expected}."

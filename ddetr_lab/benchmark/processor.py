@@ -49,7 +49,7 @@ def processor_cases(
     if against:
         functions |= peers.processors()
     done = []
-    for kind, picture in (("array", pixels), ("Pillow image", Image.fromarray(pixels))):
+    for kind, picture in (("from an array", pixels), ("from a Pillow image", Image.fromarray(pixels))):
         contenders = [
             Contender(
                 name,

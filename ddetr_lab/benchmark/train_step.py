@@ -60,7 +60,7 @@ def train_step_cases(
         f"{dict(sizes.fields)['backbone']}, batch {BATCH} of {height} x {width}, {sizes.objects} objects a picture, "
         "auxiliary losses, AdamW"
     )
-    case = compete("training step", what, contenders, Rules(rounds, TOLERANCE, relative=True, device=device))
+    case = compete("two pictures", what, contenders, Rules(rounds, TOLERANCE, relative=True, device=device))
     report(case)
     return [case]
 

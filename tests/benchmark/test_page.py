@@ -36,6 +36,7 @@ def test_a_page_shows_circumstances_numbers_and_reasons() -> None:
         "Quick 9000, 2 cores, AVX2, L2 512 KiB, L3 32768 KiB",
         "| peer | 9.00 ms | 8.50 ms to 11.0 ms | 4.50 | 200 MiB | 2.0e-07 |",
         "Differences are from the sums in float64.",
+        "| ours (native) 2.00 ms | peer 4.5, wrong not timed, absent not timed |",
         "wrong: not timed: its numbers are off by 5.0e-01",
         "deformops is not installed.",
         "50.0% of the multiply-add rate",
