@@ -44,7 +44,8 @@ def test_a_library_that_does_not_load_is_named_and_the_vectorised_path_runs(
         "from ddetr_lab.ops.native import native_problem\n"
         "print(native_problem())\n"
         "value, weights = torch.ones(1, 6, 1, 2), torch.ones(1, 1, 1, 1, 1)\n"
-        "print(default_backend(), ms_deform_attn(value, [(2, 3)], None, torch.full((1, 1, 1, 1, 1, 2), 0.5), weights))\n"
+        "middle = torch.full((1, 1, 1, 1, 1, 2), 0.5)\n"
+        "print(default_backend(), ms_deform_attn(value, [(2, 3)], None, middle, weights))\n"
     )
     assert "does not load" in printed and "`ddetr-lab build-ops --force` builds it anew" in printed
     assert "grid_sample tensor([[[1., 1.]]])" in printed
