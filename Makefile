@@ -20,7 +20,7 @@ NBVAL := --nbval --nbval-current-env --nbval-sanitize-with=tests/book/nbval_sani
 BOOK_REPOSITORY ?=
 export BOOK_REPOSITORY
 
-.PHONY: help ops book test lab lint format coverage sanitize golden-report clean distclean force
+.PHONY: help ops cuda-compile cuda-check book test lab lint format coverage sanitize golden-report clean distclean force
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -28,6 +28,8 @@ help:
 	@echo 'make book           set up .venv, render the book, print the address of its first page'
 	@echo 'make test           set up .venv, run every test and every notebook (JOBS=2 processes)'
 	@echo 'make ops            compile the operator (book and test do it too)'
+	@echo 'make cuda-compile   compile the CUDA kernels for every GPU: seconds, registers, spills (no GPU needed)'
+	@echo 'make cuda-check     test the CUDA kernels on the GPU here, also under compute-sanitizer'
 	@echo 'make lab            set up .venv, open the chapters in JupyterLab'
 	@echo 'make lint           ruff and mypy;   make format   lets ruff rewrite the files'
 	@echo 'make coverage       which lines of ddetr_lab the tests reach'
@@ -59,6 +61,16 @@ $(TEST_READY): pyproject.toml | $(PY)
 # The operator's compiled kernel. Without a compiler everything runs on the vectorised path, and doctor says so.
 ops: $(BOOK_READY)
 	@$(VENV)/bin/ddetr-lab build-ops || echo 'Going on without the compiled operator: slower, with the same numbers.'
+
+cuda-compile: $(BOOK_READY)
+	PYTHONPATH=. $(PY) tests/ops/cuda_compile.py
+
+# initcheck and racecheck are slow: one dtype and width each.
+CUDA_TESTS := $(PY) -m pytest -n 0 -p no:randomly tests/ops/test_cuda.py
+cuda-check: $(TEST_READY) ops
+	$(CUDA_TESTS)
+	for tool in memcheck synccheck; do compute-sanitizer --tool $$tool --error-exitcode 1 $(CUDA_TESTS) -k 'not hundred and not waits' || exit 1; done
+	for tool in racecheck initcheck; do compute-sanitizer --tool $$tool --error-exitcode 1 $(CUDA_TESTS) -k 'formula and 32 and float32' || exit 1; done
 
 book: ops $(INDEX)
 	@echo

@@ -13,6 +13,7 @@ import time
 import pytest
 
 from ddetr_lab.ops import build
+from ddetr_lab.ops.cuda_toolkit import Toolkit
 
 
 @pytest.fixture
@@ -27,6 +28,7 @@ def toy(tmp_path, monkeypatch):
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setenv("DDETR_LAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(build, "gpu_architectures", lambda: ())  # also where there is a GPU
     return log
 
 
@@ -129,3 +131,62 @@ def test_a_build_that_is_killed_blocks_nobody(toy, tmp_path):
     started = time.monotonic()
     assert build.build_library() == library
     assert time.monotonic() - started < 30
+
+
+@pytest.fixture
+def toolkit(toy, tmp_path, monkeypatch):
+    """A CUDA toolkit whose nvcc is the toy compiler."""
+    home = tmp_path / "cuda"
+    (home / "bin").mkdir(parents=True)
+    (home / "bin" / "nvcc").symlink_to(os.environ["CXX"])
+    found = Toolkit(home, (13, 0))
+    monkeypatch.setattr(build, "find_toolkit", lambda: found)
+    return found
+
+
+def test_asked_for_architectures_are_compiled_and_are_in_the_name(toolkit):
+    lines: list[str] = []
+    library = build.build_library(report=lines.append, architectures=("80", "90"))
+    assert library.name.endswith("-sm80-sm90.so")
+    with_nvcc = [line for line in lines if line.startswith(toolkit.nvcc)]
+    assert with_nvcc and all("arch=compute_80,code=sm_80" in line for line in with_nvcc)
+    assert any("-DDDETR_WITH_CUDA" in line and "registration.cpp" in line for line in lines)
+    assert "-lcudart_static" in lines[-1]
+
+
+def test_a_gpu_that_is_here_is_compiled_for_unless_it_is_not_wanted(toolkit, monkeypatch):
+    monkeypatch.setattr(build, "gpu_architectures", lambda: ("90",))
+    assert build.build_library().name.endswith("-sm90.so")
+    lines: list[str] = []
+    assert "-sm" not in build.build_library(report=lines.append, architectures=()).name
+    assert not any(line.startswith(toolkit.nvcc) or "-DDDETR_WITH_CUDA" in line for line in lines)
+
+
+def test_the_library_that_is_loaded_is_the_one_for_the_most_gpus(toolkit):
+    assert build.library_path() == build.library_path(())
+    alone = build.build_library(architectures=())
+    assert build.library_path() == alone
+    for architectures in (("80", "90"), ("90",)):
+        build.build_library(architectures=architectures)
+    assert build.library_path() == build.library_path(("80", "90"))
+
+
+def test_without_a_toolkit_a_gpu_is_left_out_aloud_and_a_wish_is_an_error(toy, monkeypatch):
+    monkeypatch.setattr(build, "find_toolkit", lambda: "there is no CUDA toolkit")
+    monkeypatch.setattr(build, "gpu_architectures", lambda: ("90",))
+    lines: list[str] = []
+    assert "-sm" not in build.build_library(report=lines.append).name
+    assert lines[0] == "For the CPU alone, although there is a GPU: there is no CUDA toolkit"
+    with pytest.raises(build.BuildError, match="there is no CUDA toolkit.*--no-cuda"):
+        build.build_library(architectures=("90",))
+
+
+def test_the_name_follows_cuda_sources_too(tmp_path, monkeypatch):
+    sources = tmp_path / "csrc"
+    (sources / "cuda").mkdir(parents=True)
+    monkeypatch.setattr(build, "source_folder", lambda: sources)
+    names = {build.library_path()}
+    for name in ("kernels.cu", "shape.cuh"):
+        (sources / "cuda" / name).write_text("new")
+        names.add(build.library_path())
+    assert len(names) == 3

@@ -66,7 +66,6 @@ struct Warp {
 
 struct Fiber {
   ucontext_t context;
-  std::unique_ptr<char[]> stack;
   bool done = false;
 };
 
@@ -136,6 +135,14 @@ inline T exchange(unsigned mask, T x, int source) {
   return x;
 }
 
+inline void prepare(Fiber& fiber, char* stack) {
+  getcontext(&fiber.context);
+  fiber.context.uc_stack.ss_sp = stack;
+  fiber.context.uc_stack.ss_size = kStack;
+  fiber.context.uc_link = nullptr;
+  makecontext(&fiber.context, enter, 0);
+}
+
 inline void run_block(const char* name, int threads, const std::function<void()>& body) {
   Block block;
   block.fibers.resize(static_cast<size_t>(threads));
@@ -144,14 +151,7 @@ inline void run_block(const char* name, int threads, const std::function<void()>
   running = &block;
   static std::vector<std::unique_ptr<char[]>> stacks;  // kept from block to block
   while (stacks.size() < block.fibers.size()) stacks.emplace_back(new char[kStack]);
-  for (size_t i = 0; i < block.fibers.size(); ++i) {
-    Fiber& fiber = block.fibers[i];
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = stacks[i].get();
-    fiber.context.uc_stack.ss_size = kStack;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, enter, 0);
-  }
+  for (size_t i = 0; i < block.fibers.size(); ++i) prepare(block.fibers[i], stacks[i].get());
   for (bool left = true; left;) {
     left = false;
     const long before = block.progress;

@@ -23,7 +23,7 @@ from ddetr_lab.ops.build import _compiler, cache_folder, source_folder
 from ddetr_lab.ops.cuda_toolkit import CUDA_ELEMENTS
 
 HERE = Path(__file__).resolve().parent
-SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+SANITIZE = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
