@@ -26,6 +26,7 @@ __all__ = ["TOLERANCE", "op_cases"]
 
 # Share of each tensor's largest entry by which a result may miss float64's.
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}
+FUSED = "ms_deform_attn_fused"
 EXACT = "ours (grid_sample) in float64"
 CHUNK = 2048  # queries at a time when the expected numbers are computed: float64 maps of samples are large
 
@@ -103,9 +104,7 @@ def _ours(backend: str) -> peers.OpFunction:
 
 def _fused(case: OpCase, backward: bool, rules: Rules, against: list[peers.Peer]) -> Case | None:
     """Compare the fused operator with its parts: locations, softmax, operator. None where it does not exist."""
-    if case.name == "scattered" or rules.device != "cpu" or native_problem() is not None:
-        return None
-    if not hasattr(torch.ops.ddetr_lab, "ms_deform_attn_fused"):
+    if case.name == "scattered" or rules.device != "cpu" or not _fused_exists(backward):
         return None
     shapes, starts = case.shapes.cpu(), case.starts.cpu()
 
@@ -128,6 +127,15 @@ def _fused(case: OpCase, backward: bool, rules: Rules, against: list[peers.Peer]
     expected = (EXACT, _expected(in_parts("grid_sample"), inputs, case.upstream, backward))
     name = f"{case.name} from offsets and logits, {_passes(backward)}"
     return compete(name, _describe(case), contenders, rules, expected)
+
+
+def _fused_exists(backward: bool) -> bool:
+    """Whether the library has a fused kernel for the CPU, and with ``backward`` its gradient."""
+    if native_problem() is not None:
+        return False
+    keys = ("CPU", "Autograd") if backward else ("CPU",)
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    return hasattr(torch.ops.ddetr_lab, FUSED) and all(has_kernel(f"ddetr_lab::{FUSED}", key) for key in keys)
 
 
 def _call(function: Function, inputs: tuple[Tensor, ...], upstream: Tensor, backward: bool) -> Callable[[], Any]:
