@@ -12,10 +12,10 @@ import dataclasses
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ddetr_lab.benchmark.peers import Peer
+    from ddetr_lab.benchmark.contest import Plan
     from ddetr_lab.benchmark.report import Case, Report
 
 __all__ = ["BENCHMARKS", "add_arguments", "run"]
@@ -116,12 +116,13 @@ def _measured(
 ) -> Report:
     from ddetr_lab.benchmark import peers
     from ddetr_lab.benchmark.ceilings import measure_ceilings
+    from ddetr_lab.benchmark.contest import Plan
     from ddetr_lab.benchmark.machine import describe_machine, describe_versions, today
     from ddetr_lab.benchmark.report import Report
     from ddetr_lab.benchmark.tables import HEADINGS, case_rows, ceiling_rows, share_line, text_table
 
     name = arguments.benchmark
-    against = peers.choose(name, arguments.against, device)
+    against = tuple(peer.distribution for peer in peers.choose(name, arguments.against, device))
     repeats = arguments.repeats or (QUICK_REPEATS if arguments.quick else BENCHMARKS[name][1])
     missing = peers.missing_note(name, device) if arguments.against is None else ""
     machine = describe_machine(device)
@@ -130,7 +131,7 @@ def _measured(
         command=shlex.join(["ddetr-lab", *words]),
         date=today(),
         machine=machine,
-        versions=describe_versions([peer.distribution for peer in against] + ["torchvision", "timm", "pillow"]),
+        versions=describe_versions([*against, "torchvision", "timm", "pillow"]),
         settings={"repeats": repeats, "quick": arguments.quick, "device": device},
         cases=(),
         ceilings=measure_ceilings(repeats, device, 1 / 16 if arguments.quick else 1.0) if name == "op" else {},
@@ -149,36 +150,33 @@ def _measured(
         if line := share_line(head, case):
             report(f"  {line}")
 
-    cases = _cases(arguments, repeats, against, device, show)
+    plan = Plan(arguments.quick, repeats, against, device, show)
+    cases = _cases(name, plan, getattr(arguments, "dtype", "float32"))
     for note in head.notes:
         report(f"\n{note}")
     return dataclasses.replace(head, cases=tuple(cases))
 
 
-def _cases(
-    arguments: argparse.Namespace, repeats: int, against: list[Peer], device: str, show: Callable[[Case], None]
-) -> list[Case]:
-    """Hand the arguments to the benchmark; each is imported only when it runs."""
-    quick, name = arguments.quick, arguments.benchmark
-    common: dict[str, Any] = {"report": show}
+def _cases(name: str, plan: Plan, dtype: str) -> list[Case]:
+    """Hand the plan to the benchmark; each is imported only when it runs."""
     if name == "op":
         import torch
 
         from ddetr_lab.benchmark.op import op_cases
 
-        return op_cases(quick, repeats, against, getattr(torch, arguments.dtype), device, **common)
+        return op_cases(plan, getattr(torch, dtype))
     if name == "model":
         from ddetr_lab.benchmark.model import model_cases
 
-        return model_cases(quick, repeats, against, device, **common)
+        return model_cases(plan)
     if name == "train-step":
         from ddetr_lab.benchmark.train_step import train_step_cases
 
-        return train_step_cases(quick, repeats, against, device, **common)
+        return train_step_cases(plan)
     if name == "processor":
         from ddetr_lab.benchmark.processor import processor_cases
 
-        return processor_cases(quick, repeats, against, **common)
+        return processor_cases(plan)
     from ddetr_lab.benchmark.evaluate import evaluate_cases
 
-    return evaluate_cases(quick, repeats, against, **common)
+    return evaluate_cases(plan)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,29 @@ from ddetr_lab.benchmark.memory import peak_memory
 from ddetr_lab.benchmark.report import Case, Row, Work
 from ddetr_lab.benchmark.timing import Contender, measure
 
-__all__ = ["Rules", "compete"]
+__all__ = ["Plan", "Rules", "compete"]
 
 # What a peer may raise because it cannot run here: a missing kernel, an unsupported type, too little memory.
 PEER_ERRORS = (RuntimeError, ValueError, TypeError, NotImplementedError, ImportError, AttributeError, AssertionError)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every benchmark is asked to do.
+
+    Attributes:
+        quick: small sizes, to see that everything runs.
+        rounds: samples of each contender.
+        against: the peers that take part, by distribution.
+        device: "cpu" or a GPU.
+        report: is handed each case when it is done.
+    """
+
+    quick: bool
+    rounds: int
+    against: tuple[str, ...] = ()
+    device: str = "cpu"
+    report: Callable[[Case], None] = lambda case: None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ddetr_lab.benchmark import peers
-from ddetr_lab.benchmark.contest import Rules, compete
+from ddetr_lab.benchmark.contest import Plan, Rules, compete
 from ddetr_lab.benchmark.report import Case
 from ddetr_lab.benchmark.timing import Contender
 from ddetr_lab.evaluation import evaluate_detections
@@ -27,30 +27,18 @@ TOLERANCE = 1e-9
 SINGLE = 1e-6
 
 
-def evaluate_cases(
-    quick: bool,
-    rounds: int,
-    against: list[peers.Peer],
-    report: Callable[[Case], None] = lambda case: None,
-) -> list[Case]:
-    """Compare evaluations of the same detections.
-
-    Args:
-        quick: few pictures.
-        rounds: samples of each contender.
-        against: the peers that take part.
-        report: is handed the case when it is done.
-    """
-    pictures = QUICK_PICTURES if quick else PICTURES
+def evaluate_cases(plan: Plan) -> list[Case]:
+    """Compare evaluations of the same detections."""
+    pictures = QUICK_PICTURES if plan.quick else PICTURES
     truth, found = make_detections(pictures)
     contenders = [Contender("ours", lambda: list(evaluate_detections(truth, found).stats), trusted=True)]
-    for peer in against:
-        for name, function in peers.evaluators(peer.distribution).items():
+    for peer in plan.against:
+        for name, function in peers.evaluators(peer).items():
             tolerance = SINGLE if name == "torchmetrics" else None
             contenders.append(Contender(name, _call(function, truth, found), tolerance=tolerance))
     what = f"{pictures} pictures, {CLASSES} classes, {len(truth['annotations'])} objects, {len(found)} detections"
-    case = compete("COCO's twelve numbers", what, contenders, Rules(rounds, TOLERANCE))
-    report(case)
+    case = compete("COCO's twelve numbers", what, contenders, Rules(plan.rounds, TOLERANCE))
+    plan.report(case)
     return [case]
 
 

@@ -5,14 +5,13 @@ Used in chapter 9.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from ddetr_lab.benchmark import peers
-from ddetr_lab.benchmark.contest import Rules, compete
+from ddetr_lab.benchmark.contest import Plan, Rules, compete
 from ddetr_lab.benchmark.detectors import FULL, QUICK, build_detector, make_pictures
 from ddetr_lab.benchmark.report import Case
 from ddetr_lab.benchmark.timing import Contender
@@ -23,42 +22,29 @@ __all__ = ["model_cases"]
 TOLERANCE = 1e-3  # of logits and of boxes in _norm, absolute
 
 
-def model_cases(
-    quick: bool,
-    rounds: int,
-    against: list[peers.Peer],
-    device: str = "cpu",
-    report: Callable[[Case], None] = lambda case: None,
-) -> list[Case]:
+def model_cases(plan: Plan) -> list[Case]:
     """Compare detectors of the same weights on one picture, in inference mode.
 
     Beside a peer's detector as it is stands the same one with only the operator exchanged for ours: what is left
     between that and ours is the rest of the model. Without a peer, ours runs beside itself on the vectorised operator.
-
-    Args:
-        quick: a small network and a small picture.
-        rounds: samples of each contender.
-        against: the peers that take part.
-        device: "cpu" or a GPU.
-        report: is handed the case when it is done.
     """
-    sizes = QUICK if quick else FULL
+    sizes = QUICK if plan.quick else FULL
     height, width = sizes.picture
-    inputs = {name: tensor.to(device) for name, tensor in make_pictures(1, height, width).items()}
+    inputs = {name: tensor.to(plan.device) for name, tensor in make_pictures(1, height, width).items()}
     ours = build_detector(sizes).eval()
-    best = default_backend(device)
-    contenders = [_entry(f"ours ({best})", ours.to(device), inputs, trusted=True)]
-    for peer in against:
-        theirs = peers.transformers_detector(ours).to(device)
-        contenders.append(_entry(peer.distribution, theirs, inputs))
-        contenders.append(_entry(f"{peer.distribution} with our operator", peers.with_our_operator(theirs), inputs))
-    if not against and best != "grid_sample":
+    best = default_backend(plan.device)
+    contenders = [_entry(f"ours ({best})", ours.to(plan.device), inputs, trusted=True)]
+    for peer in plan.against:
+        theirs = peers.transformers_detector(ours).to(plan.device)
+        contenders.append(_entry(peer, theirs, inputs))
+        contenders.append(_entry(f"{peer} with our operator", peers.with_our_operator(theirs), inputs))
+    if not plan.against and best != "grid_sample":
         slow = build_detector(sizes, disable_custom_kernels=True).eval()
-        contenders.append(_entry("ours (grid_sample)", slow.to(device), inputs, trusted=True))
+        contenders.append(_entry("ours (grid_sample)", slow.to(plan.device), inputs, trusted=True))
     weights = sum(weight.numel() for weight in ours.parameters())
     what = f"{dict(sizes.fields)['backbone']}, one picture of {height} x {width}, {weights / 1e6:.1f} million weights"
-    case = compete("one picture", what, contenders, Rules(rounds, TOLERANCE, device=device))
-    report(case)
+    case = compete("one picture", what, contenders, Rules(plan.rounds, TOLERANCE, device=plan.device))
+    plan.report(case)
     return [case]
 
 

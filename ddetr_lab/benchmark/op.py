@@ -15,7 +15,7 @@ from ddetr_lab.attention import sampling_locations
 from ddetr_lab.benchmark import peers
 from ddetr_lab.benchmark.cases import FULL, QUICK, OpCase, make_cases
 from ddetr_lab.benchmark.ceilings import count_work
-from ddetr_lab.benchmark.contest import Rules, compete
+from ddetr_lab.benchmark.contest import Plan, Rules, compete
 from ddetr_lab.benchmark.report import Case, Work
 from ddetr_lab.benchmark.timing import Contender
 from ddetr_lab.ops import default_backend, ms_deform_attn
@@ -33,41 +33,26 @@ CHUNK = 2048  # queries at a time when the expected numbers are computed: float6
 Function = Callable[..., Tensor]
 
 
-def op_cases(
-    quick: bool,
-    rounds: int,
-    against: list[peers.Peer],
-    dtype: torch.dtype = torch.float32,
-    device: str = "cpu",
-    report: Callable[[Case], None] = lambda case: None,
-) -> list[Case]:
-    """Run all cases of the operator, forward, and forward with backward.
-
-    Args:
-        quick: small maps.
-        rounds: samples of each contender.
-        against: the peers that take part.
-        dtype: of the values.
-        device: "cpu" or a GPU.
-        report: is handed each case when it is done.
+def op_cases(plan: Plan, dtype: torch.dtype = torch.float32) -> list[Case]:
+    """Run all cases of the operator with values of a dtype, forward, and forward with backward.
 
     Raises:
         ValueError: if ours does not give float64's numbers.
     """
-    sizes = QUICK if quick else FULL
-    rules = Rules(rounds, TOLERANCE[dtype], relative=True, device=device)
+    sizes = QUICK if plan.quick else FULL
+    rules = Rules(plan.rounds, TOLERANCE[dtype], relative=True, device=plan.device)
     done = []
-    for case in make_cases(sizes, dtype, device):
+    for case in make_cases(sizes, dtype, plan.device):
         for backward in (False, True):
             for contest in (_plain, _fused):
-                found = contest(case, backward, rules, against)
+                found = contest(case, backward, rules, plan.against)
                 if found is not None:
                     done.append(found)
-                    report(found)
+                    plan.report(found)
     return done
 
 
-def _plain(case: OpCase, backward: bool, rules: Rules, against: list[peers.Peer]) -> Case:
+def _plain(case: OpCase, backward: bool, rules: Rules, against: tuple[str, ...]) -> Case:
     """Compare the operator's implementations on locations and weights."""
     inputs = (case.value, case.locations, case.weights)
 
@@ -80,7 +65,7 @@ def _plain(case: OpCase, backward: bool, rules: Rules, against: list[peers.Peer]
     if best != "grid_sample":
         contenders.append(entry("ours (grid_sample)", _ours("grid_sample"), trusted=True))
     for peer in against:
-        functions = peers.op_functions(peer.distribution, rules.device)
+        functions = peers.op_functions(peer, rules.device)
         contenders += [entry(name, function) for name, function in functions.items()]
 
     def exact(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
@@ -102,7 +87,7 @@ def _ours(backend: str) -> peers.OpFunction:
     return call
 
 
-def _fused(case: OpCase, backward: bool, rules: Rules, against: list[peers.Peer]) -> Case | None:
+def _fused(case: OpCase, backward: bool, rules: Rules, against: tuple[str, ...]) -> Case | None:
     """Compare the fused operator with its parts: locations, softmax, operator. None where it does not exist."""
     if case.name == "scattered" or rules.device != "cpu" or not _fused_exists(backward):
         return None

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ddetr_lab.benchmark import peers
-from ddetr_lab.benchmark.contest import Rules, compete
+from ddetr_lab.benchmark.contest import Plan, Rules, compete
 from ddetr_lab.benchmark.report import Case
 from ddetr_lab.benchmark.timing import Contender
 from ddetr_lab.image_processing import DeformableDetrImageProcessor
@@ -28,25 +28,13 @@ TOLERANCE = 1e-5
 OTHER_RESIZE = 2 * GREY_LEVEL
 
 
-def processor_cases(
-    quick: bool,
-    rounds: int,
-    against: list[peers.Peer],
-    report: Callable[[Case], None] = lambda case: None,
-) -> list[Case]:
-    """Compare processors on one picture, as 8-bit array and as Pillow image.
-
-    Args:
-        quick: a small picture (it is enlarged to the same size).
-        rounds: samples of each contender.
-        against: the peers that take part.
-        report: is handed each case when it is done.
-    """
-    height, width = (QUICK_HEIGHT, QUICK_WIDTH) if quick else (HEIGHT, WIDTH)
+def processor_cases(plan: Plan) -> list[Case]:
+    """Compare processors on one picture, as 8-bit array and as Pillow image."""
+    height, width = (QUICK_HEIGHT, QUICK_WIDTH) if plan.quick else (HEIGHT, WIDTH)
     pixels = _photograph(height, width)
     ours = DeformableDetrImageProcessor()
     functions = {"ours": lambda picture: ours(picture, return_tensors="pt")}
-    if against:
+    if plan.against:
         functions |= peers.processors()
     done = []
     for kind, picture in (("from an array", pixels), ("from a Pillow image", Image.fromarray(pixels))):
@@ -61,8 +49,8 @@ def processor_cases(
         ]
         size = tuple(ours(picture, return_tensors="pt")["pixel_values"].shape[-2:])
         what = f"one {width} x {height} picture, 8 bits, to {size[0]} x {size[1]} pixels, normalised, with mask"
-        done.append(compete(kind, what, contenders, Rules(rounds, TOLERANCE)))
-        report(done[-1])
+        done.append(compete(kind, what, contenders, Rules(plan.rounds, TOLERANCE)))
+        plan.report(done[-1])
     return done
 
 

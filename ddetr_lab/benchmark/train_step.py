@@ -5,14 +5,13 @@ Used in chapter 9.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ddetr_lab.benchmark import peers
-from ddetr_lab.benchmark.contest import Rules, compete
+from ddetr_lab.benchmark.contest import Plan, Rules, compete
 from ddetr_lab.benchmark.detectors import FULL, QUICK, build_detector, make_labels, make_pictures
 from ddetr_lab.benchmark.report import Case
 from ddetr_lab.benchmark.timing import Contender
@@ -25,43 +24,32 @@ LEARNING_RATE, WEIGHT_DECAY = 1e-5, 1e-4
 TOLERANCE = 1e-4  # share of the loss, and of the norm of all gradients together
 
 
-def train_step_cases(
-    quick: bool,
-    rounds: int,
-    against: list[peers.Peer],
-    device: str = "cpu",
-    report: Callable[[Case], None] = lambda case: None,
-) -> list[Case]:
+def train_step_cases(plan: Plan) -> list[Case]:
     """Compare training steps: same weights, pictures and labels, auxiliary losses, AdamW.
 
     Losses and gradients are compared without dropout, before the first step; steps are timed as training runs them,
     with dropout.
-
-    Args:
-        quick: a small network and small pictures.
-        rounds: samples of each contender.
-        against: the peers that take part.
-        device: "cpu" or a GPU.
-        report: is handed the case when it is done.
     """
-    sizes = QUICK if quick else FULL
+    sizes = QUICK if plan.quick else FULL
     height, width = sizes.training_picture
     ours = build_detector(sizes, auxiliary_loss=True)
     labels = make_labels(BATCH, sizes.objects, ours.config.num_labels)
-    inputs: dict[str, Any] = {name: tensor.to(device) for name, tensor in make_pictures(BATCH, height, width).items()}
-    inputs["labels"] = [{name: tensor.to(device) for name, tensor in picture.items()} for picture in labels]
-    best = default_backend(device)
-    contenders = [_entry(f"ours ({best})", ours.to(device), inputs, trusted=True)]
-    contenders += [_entry(peer.distribution, peers.transformers_detector(ours).to(device), inputs) for peer in against]
-    if not against and best != "grid_sample":
+    inputs: dict[str, Any] = {
+        name: tensor.to(plan.device) for name, tensor in make_pictures(BATCH, height, width).items()
+    }
+    inputs["labels"] = [{name: tensor.to(plan.device) for name, tensor in picture.items()} for picture in labels]
+    best = default_backend(plan.device)
+    contenders = [_entry(f"ours ({best})", ours.to(plan.device), inputs, trusted=True)]
+    contenders += [_entry(peer, peers.transformers_detector(ours).to(plan.device), inputs) for peer in plan.against]
+    if not plan.against and best != "grid_sample":
         slow = build_detector(sizes, auxiliary_loss=True, disable_custom_kernels=True)
-        contenders.append(_entry("ours (grid_sample)", slow.to(device), inputs, trusted=True))
+        contenders.append(_entry("ours (grid_sample)", slow.to(plan.device), inputs, trusted=True))
     what = (
         f"{dict(sizes.fields)['backbone']}, batch {BATCH} of {height} x {width}, {sizes.objects} objects a picture, "
         "auxiliary losses, AdamW"
     )
-    case = compete("two pictures", what, contenders, Rules(rounds, TOLERANCE, relative=True, device=device))
-    report(case)
+    case = compete("two pictures", what, contenders, Rules(plan.rounds, TOLERANCE, relative=True, device=plan.device))
+    plan.report(case)
     return [case]
 
 
