@@ -65,6 +65,7 @@ MODULES: list[tuple[str, tuple[int, ...]]] = [
     ("checks.chapter00", (0,)),
     ("checks.chapter01", (1,)),
     ("checks.chapter02", (2,)),
+    ("checks.chapter03", (3,)),
     ("checks.chapter04", (4,)),
     ("checks.chapter05", (5,)),
     ("checks.chapter06", (6,)),
