@@ -19,7 +19,7 @@ from ddetr_lab.ops import default_backend
 
 __all__ = ["model_cases"]
 
-TOLERANCE = 1e-3  # of logits and of boxes in _norm, absolute
+TOLERANCE = 1e-4  # of logits and of boxes in _norm, absolute
 
 
 def model_cases(plan: Plan) -> list[Case]:
