@@ -25,6 +25,8 @@ STABLE_TORCH_LIBRARY(ddetr_lab, m) {
 STABLE_TORCH_LIBRARY_IMPL(ddetr_lab, CPU, m) {
   m.impl("ms_deform_attn", TORCH_BOX(&ddetr::cpu::ms_deform_attn));
   m.impl("ms_deform_attn_backward", TORCH_BOX(&ddetr::cpu::ms_deform_attn_backward));
+  m.impl("ms_deform_attn_fused", TORCH_BOX(&ddetr::cpu::ms_deform_attn_fused));
+  m.impl("ms_deform_attn_fused_backward", TORCH_BOX(&ddetr::cpu::ms_deform_attn_fused_backward));
 }
 
 // Defined by the build where nvcc compiles cuda/*.cu into this library.

@@ -144,4 +144,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(ddetr_lab, m) {
   m.def("resize_bilinear(Tensor pixels, Tensor table, Tensor(a!) planes) -> ()");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(ddetr_lab, CPU, m) { m.impl("resize_bilinear", TORCH_BOX(&ddetr::cpu::resize_bilinear)); }
+STABLE_TORCH_LIBRARY_IMPL(ddetr_lab, CPU, m) {
+  m.impl("resize_bilinear", TORCH_BOX(&ddetr::cpu::resize_bilinear));
+}

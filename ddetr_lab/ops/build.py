@@ -35,7 +35,7 @@ TORCH_TARGET_VERSION = "0x020a000000000000"
 
 # Copies of the CPU kernels: the function that returns each, and the flags that make it what it is.
 INSTRUCTION_SETS: dict[str, dict[str, list[str]]] = {
-    "x86_64": {"baseline": [], "avx2": ["-march=haswell"], "avx512": ["-march=skylake-avx512"]},
+    "x86_64": {"baseline": [], "avx2": ["-march=haswell", "-mprfchw"], "avx512": ["-march=skylake-avx512"]},
     "aarch64": {"baseline": []},
     "arm64": {"baseline": []},
 }
@@ -141,7 +141,17 @@ def _commands(
     if machine not in INSTRUCTION_SETS:
         raise BuildError(f"this processor is a {machine}, for which the kernels have not been compiled yet")
     sources = source_folder()
-    flags = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror=return-type"]
+    flags = [
+        "-std=c++20",
+        "-O3",
+        "-ffp-contract=fast",
+        "-fno-trapping-math",
+        "-fPIC",
+        "-fvisibility=hidden",
+        "-Wall",
+        "-Wextra",
+        "-Werror=return-type",
+    ]
     flags.append(f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}")
     includes = [flag for folder in include_paths() for flag in ("-isystem", folder)]
     flags += extra_flags() + includes + (["-DDDETR_WITH_CUDA"] if toolkit else [])
@@ -150,6 +160,7 @@ def _commands(
         "registration.cpp",
         "call.cpp",
         "cpu/dispatch.cpp",
+        "cpu/plan.cpp",
         "cpu/ms_deform_attn_cpu.cpp",
         "cpu/pictures.cpp",
     ):

@@ -1,0 +1,138 @@
+// The forward pass of one head: each query's samples, summed over channels that stay in registers.
+
+#pragma once
+
+#include "sources.h"
+#include "vectors.h"
+
+namespace ddetr {
+namespace {
+
+// A head's map: the cell of token t is at data + t * stride.
+template <typename T>
+struct HeadMap {
+  const T* data;
+  int64_t stride;
+  bool finite;  // all cells are known to be
+};
+
+// Copies one head of one picture together and converts it, so that a cell's neighbours are its neighbours in memory.
+template <typename T, typename Real>
+inline HeadMap<Real> pack(const Problem& problem, const T* from, int64_t token_stride, Real* to) {
+  const int64_t channels = problem.channels;
+  Vector<Real> difference = {};  // x - x, 0 or NaN
+  Real last_difference = 0;
+  for (int64_t token = 0; token < problem.tokens; ++token) {
+    const T* cell = from + token * token_stride;
+    Real* copy = to + token * channels;
+    int64_t d = 0;
+    for (; d + kLanes<Real> <= channels; d += kLanes<Real>) {
+      const Vector<Real> x = load_vector(cell + d);
+      store_vector<Real>(x, copy + d);
+      difference += x - x;
+    }
+    for (; d < channels; ++d) {
+      copy[d] = load(cell[d]);
+      last_difference += copy[d] - copy[d];
+    }
+  }
+  return {to, channels, all_of(difference == difference) && last_difference == Real(0)};
+}
+
+// Sums `vectors` vectors of channels over all located samples. The corners take turns at several sums, for one alone
+// would wait for each addition.
+template <int vectors, typename T, typename Real>
+inline void sum_block(const HeadMap<T>& map, const Samples<Real>& samples, int64_t located, int64_t channel,
+                      Real* result) {
+  constexpr int kTurns = vectors >= 4 ? 2 : 4;
+  Vector<Real> sums[kTurns][vectors] = {};
+  const T* data = map.data + channel;
+  for (int64_t i = 0; i < located; ++i) {
+#pragma GCC unroll 4
+    for (int corner = 0; corner < 4; ++corner) {
+      const T* cell = data + samples.cell[corner][i] * map.stride;
+      const Vector<Real> weight = samples.weight[corner][i] - Vector<Real>{};
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; ++v)
+        sums[corner % kTurns][v] += weight * load_vector(cell + v * kLanes<Real>);
+    }
+  }
+  for (int v = 0; v < vectors; ++v) {
+    Vector<Real> total = sums[0][v] + sums[1][v];
+    if constexpr (kTurns == 4)
+      total += sums[2][v] + sums[3][v];
+    store_vector<Real>(total, result + channel + v * kLanes<Real>);
+  }
+}
+
+template <typename T, typename Real>
+inline void sum_samples(const HeadMap<T>& map, const Samples<Real>& samples, int64_t located, int64_t channels,
+                        Real* result) {
+  int64_t channel = 0;
+  for (; channel + 4 * kLanes<Real> <= channels; channel += 4 * kLanes<Real>) {
+    sum_block<4>(map, samples, located, channel, result);
+  }
+  for (; channel + 2 * kLanes<Real> <= channels; channel += 2 * kLanes<Real>) {
+    sum_block<2>(map, samples, located, channel, result);
+  }
+  for (; channel + kLanes<Real> <= channels; channel += kLanes<Real>) {
+    sum_block<1>(map, samples, located, channel, result);
+  }
+  for (; channel < channels; ++channel) {
+    Real sum = 0;
+    for (int64_t i = 0; i < located; ++i) {
+      for (int corner = 0; corner < 4; ++corner) {
+        sum += samples.weight[corner][i] * load(map.data[samples.cell[corner][i] * map.stride + channel]);
+      }
+    }
+    result[channel] = sum;
+  }
+}
+
+template <template <typename> class Source, typename T, typename Out>
+inline void forward_queries(const Problem& problem, const Inputs& inputs, const HeadMap<T>& map, int64_t batch,
+                            int64_t head, int64_t first, int64_t last, Out* output, Scratch scratch) {
+  using Real = typename Accumulator<Out>::type;
+  const Source<Real> source(problem, inputs);
+  const Samples<Real> samples(problem, scratch);
+  Real* result = scratch.take<Real>(problem.channels);
+  for (int64_t query = first; query < last; ++query) {
+    const int64_t item = (batch * problem.queries + query) * problem.heads + head;
+    source.read(batch, query, head, item, samples);
+    const Located located = locate_samples(samples, map.finite);
+    sum_samples(map, samples, located.count, problem.channels, result);
+    const Real poison = located.finite ? Real(0) : static_cast<Real>(__builtin_nan(""));
+    Out* to = output + item * problem.channels;
+    fetch_ahead<true>(to, problem.channels, problem.heads);
+    for (int64_t d = 0; d < problem.channels; ++d)
+      store(result[d] + poison, to[d]);
+  }
+}
+
+template <template <typename> class Source, typename T>
+void forward_units(const Problem& problem, const Work& work, const Maps& value, const Inputs& inputs, void* output,
+                   void* memory, int64_t begin, int64_t end) {
+  using Real = typename Accumulator<T>::type;
+  Scratch scratch(memory);
+  Real* packed = work.packed ? scratch.take<Real>(problem.tokens * problem.channels) : nullptr;
+  HeadMap<Real> map{};
+  int64_t packed_head = -1;
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t pair = unit / work.parts, part = unit % work.parts;
+    const int64_t batch = pair / problem.heads, head = pair % problem.heads;
+    const T* data = static_cast<const T*>(value.data) + batch * value.batch_stride + head * value.head_stride;
+    const int64_t first = problem.queries * part / work.parts, last = problem.queries * (part + 1) / work.parts;
+    if (!work.packed) {
+      forward_queries<Source>(problem, inputs, HeadMap<T>{data, value.token_stride, false}, batch, head, first, last,
+                              static_cast<T*>(output), scratch);
+      continue;
+    }
+    if (packed_head != pair)
+      map = pack(problem, data, value.token_stride, packed);
+    packed_head = pair;
+    forward_queries<Source>(problem, inputs, map, batch, head, first, last, static_cast<T*>(output), scratch);
+  }
+}
+
+}  // namespace
+}  // namespace ddetr
