@@ -199,7 +199,7 @@ def _build_ops(arguments: argparse.Namespace) -> int:
     from ddetr_lab.ops.build import build_library
     from ddetr_lab.ops.cuda_toolkit import parse_architectures
 
-    architectures = () if arguments.no_cuda else None
+    architectures: Sequence[str] | None = () if arguments.no_cuda else None
     if arguments.cuda_arch is not None:
         architectures = parse_architectures(arguments.cuda_arch)
     started = time.perf_counter()

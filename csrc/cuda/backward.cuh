@@ -48,16 +48,19 @@ __global__ void __launch_bounds__(kThreads, 3)
   const Group group(lanes);
   const int slot = group.first + group.lane;
   const int step = lanes * kVector;
-  const int64_t query = static_cast<int64_t>(blockIdx.x) * (blockDim.x / lanes) + threadIdx.x / lanes;
-  const int64_t pairs = static_cast<int64_t>(shape.batch) * shape.heads;
-  const int64_t grad_stride = static_cast<int64_t>(shape.heads) * shape.channels;  // grad_value is contiguous
-  for (int64_t pair = blockIdx.y; pair < pairs; pair += gridDim.y) {
-    const int64_t picture = pair / shape.heads, head = pair % shape.heads;
-    const int64_t row = picture * shape.queries + query;
+  const int query = place_of(lanes);
+  const int pairs = shape.batch * shape.heads;
+  const int grad_stride = shape.heads * shape.channels;  // grad_value is contiguous
+  for (int pair = blockIdx.y; pair < pairs; pair += gridDim.y) {
+    const int picture = pair / shape.heads, head = pair - picture * shape.heads;
+    const int64_t row = static_cast<int64_t>(picture) * shape.queries + query;
     const Item item{row, row * shape.heads + head, query < shape.queries};
     const T* maps = value + picture * shape.picture_stride + head * shape.head_stride;
     const T* incoming = grad_output + item.item * shape.channels;
-    Real* grad_maps = grad_value ? grad_value + picture * shape.tokens * grad_stride + head * shape.channels : nullptr;
+    Real* grad_maps = nullptr;
+    if (grad_value) {
+      grad_maps = grad_value + static_cast<int64_t>(picture) * shape.tokens * grad_stride + head * shape.channels;
+    }
     Real gradient[kVector] = {};
     if (item.there && group.lane * kVector < shape.channels)
       load<kVector>(incoming + group.lane * kVector, gradient);
@@ -76,6 +79,7 @@ __global__ void __launch_bounds__(kThreads, 3)
         Real gain[4] = {};
         if (token.at[0] != kNothing) {
           const Quad<Real> weight = staging.weight[group.first + s];
+#pragma unroll 1  // it runs once for D <= 128 floats: unrolling would cost registers
           for (int channel = group.lane * kVector; channel < shape.channels; channel += step) {
             if (step < shape.channels)
               load<kVector>(incoming + channel, gradient);  // else it is there already
@@ -91,7 +95,8 @@ __global__ void __launch_bounds__(kThreads, 3)
             for (int c = 0; grad_maps && c < 4; ++c) {
               if (weight.at[c] == Real(0))
                 continue;
-              atomic_add<kVector>(weight.at[c], gradient, grad_maps + token.at[c] * grad_stride + channel);
+              atomic_add<kVector>(weight.at[c], gradient,
+                                  grad_maps + static_cast<int64_t>(token.at[c]) * grad_stride + channel);
             }
           }
         }

@@ -21,11 +21,11 @@ __global__ void __launch_bounds__(kThreads, Source::kForwardBlocks)
   __shared__ Staging<Real> stagings[kThreads / kWarp];
   Staging<Real>& staging = stagings[threadIdx.x / kWarp];
   const Group group(lanes);
-  const int64_t query = static_cast<int64_t>(blockIdx.x) * (blockDim.x / lanes) + threadIdx.x / lanes;
-  const int64_t pairs = static_cast<int64_t>(shape.batch) * shape.heads;
-  for (int64_t pair = blockIdx.y; pair < pairs; pair += gridDim.y) {
-    const int64_t picture = pair / shape.heads, head = pair % shape.heads;
-    const int64_t row = picture * shape.queries + query;
+  const int query = place_of(lanes);
+  const int pairs = shape.batch * shape.heads;
+  for (int pair = blockIdx.y; pair < pairs; pair += gridDim.y) {
+    const int picture = pair / shape.heads, head = pair - picture * shape.heads;
+    const int64_t row = static_cast<int64_t>(picture) * shape.queries + query;
     const Item item{row, row * shape.heads + head, query < shape.queries};
     const T* maps = value + picture * shape.picture_stride + head * shape.head_stride;
     const auto softmax = source.open(shape, item, group);

@@ -65,4 +65,11 @@ struct Group {
   __device__ __forceinline__ bool writes_corner() const { return (lane & (lanes / 4 - 1)) == 0; }
 };
 
+// Which query, or cell, this thread's group has along x. Groups past the last come out as numbers that are too large:
+// grids are at most one block wider than what they cover.
+__device__ __forceinline__ int place_of(int lanes) {
+  const int64_t group = static_cast<int64_t>(blockIdx.x) * (blockDim.x / lanes) + threadIdx.x / lanes;
+  return group < INT32_MAX ? static_cast<int>(group) : INT32_MAX;
+}
+
 }  // namespace ddetr::cuda

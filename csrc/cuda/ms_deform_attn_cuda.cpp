@@ -68,9 +68,11 @@ struct Prepared {
   const Problem& problem() const { return call.problem; }
 };
 
+// Kernels count in 32 bits what has one axis, and addresses in 64. A loop may step past its end by less than 2^17.
 void check_32_bits(const char* name, int64_t number) {
-  STD_TORCH_CHECK(number <= std::numeric_limits<int32_t>::max(), name, " = ", number,
-                  " is more than the CUDA kernels count to, 2^31 - 1: split the call, or run it on the CPU");
+  constexpr int64_t kMost = (int64_t{1} << 31) - (int64_t{1} << 17);
+  STD_TORCH_CHECK(number <= kMost, name, " = ", number, " is more than the CUDA kernels count to, ", kMost,
+                  ": split the call, or run it on the CPU");
 }
 
 // Copies the levels' sizes, and on to the GPU where they are too many for a kernel's parameters. It has been read
@@ -107,6 +109,8 @@ Prepared::Prepared(Call checked, const Tensor& original, const Tensor& points_or
   check_32_bits("M", p.heads);
   check_32_bits("D", p.channels);
   check_32_bits("B", p.batch);
+  check_32_bits("B * M", p.batch * p.heads);
+  check_32_bits("M * D", p.heads * p.channels);
   check_32_bits("L", p.levels);
   check_32_bits("P", p.points);
   check_32_bits("L * P", p.levels * p.points);

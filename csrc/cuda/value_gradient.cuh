@@ -25,16 +25,16 @@ __global__ void __launch_bounds__(kThreads, 3)
                   uint32_t* __restrict__ keys, uint32_t* __restrict__ numbers,
                   typename Source::Softmax* __restrict__ softmaxes, int lanes) {
   const Group group(lanes);
-  const int64_t query = static_cast<int64_t>(blockIdx.x) * (blockDim.x / lanes) + threadIdx.x / lanes;
-  const int64_t pairs = static_cast<int64_t>(round.count) * shape.heads;
-  for (int64_t pair = blockIdx.y; pair < pairs; pair += gridDim.y) {
-    const int64_t picture = pair / shape.heads, head = pair % shape.heads;
-    const int64_t row = (round.first + picture) * shape.queries + query;
+  const int query = place_of(lanes);
+  const int pairs = round.count * shape.heads;
+  for (int pair = blockIdx.y; pair < pairs; pair += gridDim.y) {
+    const int picture = pair / shape.heads, head = pair - picture * shape.heads;
+    const int64_t row = static_cast<int64_t>(round.first + picture) * shape.queries + query;
     const Item item{row, row * shape.heads + head, query < shape.queries};
     const auto softmax = source.open(shape, item, group);
     if (!item.there)
       continue;
-    const int64_t place = (picture * shape.queries + query) * shape.heads + head;
+    const int64_t place = (static_cast<int64_t>(picture) * shape.queries + query) * shape.heads + head;
     if (group.lane == 0)
       softmaxes[place] = softmax;
     for (int index = group.lane; index < shape.samples; index += lanes) {
@@ -48,7 +48,8 @@ __global__ void __launch_bounds__(kThreads, 3)
       const bool left_in = inside[0] != Real(0) || inside[2] != Real(0);
       const int32_t anchor =
           level.anchor + (top_in ? row_of_cell + 1 : 0) * (level.width + 1) + (left_in ? column_of_cell + 1 : 0);
-      const int64_t key = looked.touches ? pair * shape.anchors + anchor : pairs * shape.anchors;
+      const int64_t key =
+          static_cast<int64_t>(looked.touches ? pair : pairs) * shape.anchors + (looked.touches ? anchor : 0);
       const int64_t sample = place * shape.samples + index;
       keys[sample] = static_cast<uint32_t>(key);
       numbers[sample] = static_cast<uint32_t>(sample);
@@ -79,23 +80,23 @@ __global__ void __launch_bounds__(kThreads, 3)
                   T* __restrict__ grad_value, int lanes) {
   using Real = typename RealOf<T>::type;
   const Group group(lanes, true);  // runs differ in length: groups go their own ways
-  const int64_t token = static_cast<int64_t>(blockIdx.x) * (blockDim.x / lanes) + threadIdx.x / lanes;
+  const int token = place_of(lanes);
   if (token >= shape.tokens)
     return;
   int index = shape.levels - 1;
   while (shape.level(index).start > token)
     --index;
   const Level& level = shape.level(index);
-  const int32_t cell = static_cast<int32_t>(token) - level.start;
+  const int32_t cell = token - level.start;
   const int32_t cell_row = cell / level.width, cell_column = cell - cell_row * level.width;
-  const int64_t pairs = static_cast<int64_t>(round.count) * shape.heads;
-  for (int64_t pair = blockIdx.y; pair < pairs; pair += gridDim.y) {
-    const int64_t picture = pair / shape.heads, head = pair % shape.heads;
+  const int pairs = round.count * shape.heads;
+  for (int pair = blockIdx.y; pair < pairs; pair += gridDim.y) {
+    const int picture = pair / shape.heads, head = pair - picture * shape.heads;
     // Lane c looks for the samples whose corner c this cell is: as their right corner it lies one to the right, ...
     const int corner = group.lane & 3;
     const int32_t anchor_row = cell_row + (corner & 2 ? 0 : 1), anchor_column = cell_column + (corner & 1 ? 0 : 1);
-    const uint32_t key =
-        static_cast<uint32_t>(pair * shape.anchors + level.anchor + anchor_row * (level.width + 1) + anchor_column);
+    const uint32_t key = static_cast<uint32_t>(static_cast<int64_t>(pair) * shape.anchors + level.anchor +
+                                               anchor_row * (level.width + 1) + anchor_column);
     const int64_t run_begin = lower_bound(keys, count, key);
     const int64_t run_end = lower_bound(keys, count, key + 1);
     for (int first_channel = 0; first_channel < shape.channels; first_channel += lanes * kVector) {
@@ -136,7 +137,7 @@ __global__ void __launch_bounds__(kThreads, 3)
         }
       }
       if (channel < shape.channels) {
-        const int64_t where = ((round.first + picture) * shape.tokens + token) * shape.heads + head;
+        const int64_t where = (static_cast<int64_t>(round.first + picture) * shape.tokens + token) * shape.heads + head;
         store<kVector>(sum, grad_value + where * shape.channels + channel);
       }
     }

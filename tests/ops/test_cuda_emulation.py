@@ -92,6 +92,15 @@ def test_the_loops_agree(emulator):
     assert torch.allclose(emulator.forward(value, shapes, locations, weights), loops, rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("channels", [1, 5, 8])
+def test_the_ladder_s_kernels_are_slow_and_right(emulator, channels):
+    value, shapes, locations, weights, grad_output = draw(1, torch.float32, channels)
+    right = exact(value, shapes, locations, weights, grad_output)
+    output, gradients = emulator.ladder(value, shapes, locations, weights, grad_output)
+    for name, got in {"output": output, **gradients}.items():
+        assert_close(got, right[name])
+
+
 @pytest.mark.parametrize("place", [0.0, 1.0, -1.0, 2.0, 0.5 / 6, 5.5 / 6, -0.5 / 6, 6.5 / 6, 1e30, -1e30])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_borders_and_far_outside(emulator, axis, place):

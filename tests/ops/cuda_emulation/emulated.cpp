@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../../../csrc/cuda/kernels.h"
+#include "../../../csrc/cuda/ladder.h"
 
 namespace ddetr::cuda {
 
@@ -30,7 +31,7 @@ using namespace ddetr::cuda;
 extern "C" {
 
 // sizes: B, S, M, D, Q, L, P, then value's strides of picture, token and head. levels: (height, width) each.
-// what: 0 forward, 1 backward, 2 the deterministic gradient of value, `pictures` in a round.
+// what: 0 forward, 1 backward, 2 the deterministic gradient of value, `pictures` in a round; 3 and 4 the ladder's two.
 const char* ddetr_emulate(int what, int element, const int64_t* sizes, const int32_t* levels, int inline_levels,
                           Arguments call, int pictures) try {
   Shape shape{};
@@ -58,6 +59,8 @@ const char* ddetr_emulate(int what, int element, const int64_t* sizes, const int
                                           : bfloat16_kernels();
   if (what == 0) kernels.forward(shape, call, nullptr);
   if (what == 1) kernels.backward(shape, call, nullptr);
+  if (what == 3) ladder_forward(shape, call, nullptr);
+  if (what == 4) ladder_backward(shape, call, nullptr);
   if (what == 2) {
     const int64_t items = int64_t{pictures} * shape.queries * shape.heads;
     const size_t count = static_cast<size_t>(items * shape.samples);

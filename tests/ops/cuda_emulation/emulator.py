@@ -74,6 +74,7 @@ def build(flags: Sequence[str] = ()) -> Path:
         common += ["-isystem", folder]
     with tempfile.TemporaryDirectory(dir=library.parent, prefix="emulating-") as folder:
         commands = [[*common, "-c", str(HERE / "emulated.cpp"), "-o", f"{folder}/emulated.o"]]
+        commands.append([*common, "-c", "-x", "c++", str(sources / "cuda" / "ladder.cu"), "-o", f"{folder}/ladder.o"])
         for name, element in CUDA_ELEMENTS.items():
             defined = [f"-DDDETR_ELEMENT={element}", f"-DDDETR_KERNELS={name}_kernels"]
             kernels = ["-x", "c++", str(sources / "cuda" / "kernels.cu")]
@@ -159,6 +160,19 @@ class Emulator:
             self._call(2, value, shapes, points, pictures, **given, grad_value=gradients["value"])
         return gradients
 
+    def ladder(
+        self, value: Tensor, shapes: Sequence, locations: Tensor, weights: Tensor, grad_output: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run the naive kernels: the result, and the gradients by name."""
+        output = torch.full_like(grad_output, torch.nan)
+        given = {"points": locations, "weights": weights}
+        self._call(3, value, shapes, locations, **given, output=output)
+        tensors = {"value": value, "points": locations, "weights": weights}
+        gradients = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+        outputs = {f"grad_{name}": tensor for name, tensor in gradients.items()}
+        self._call(4, value, shapes, locations, **given, grad_output=grad_output, **outputs)
+        return output, gradients
+
 
 def random_call(generator: torch.Generator, dtype: torch.dtype, channels: int, spread: float = 0.4, **sizes: int):
     """Draw a call: value, shapes, locations, weights, and the gradient of the result."""
@@ -168,7 +182,7 @@ def random_call(generator: torch.Generator, dtype: torch.dtype, channels: int, s
 
     levels = number("levels", 1, 4)
     shapes = [tuple(torch.randint(1, 7, (2,), generator=generator).tolist()) for _ in range(levels)]
-    batch, queries, heads, points = number("batch", 1, 2), number("queries", 1, 9), number("heads", 1, 3), 0
+    batch, queries, heads = number("batch", 1, 2), number("queries", 1, 9), number("heads", 1, 3)
     points = number("points", 1, 5)
     real = torch.float64 if dtype == torch.float64 else torch.float32
     tokens = sum(height * width for height, width in shapes)
