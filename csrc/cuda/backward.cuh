@@ -2,9 +2,9 @@
 //
 // Locations and weights have one writer each and their sums a fixed order. Only cells are shared between queries: their
 // gradients are added atomically, in float32 whatever the value's dtype, four channels a request where the GPU can
-// (sm_90 and later). Three blocks a processor leave every kernel its registers; their 24 warps have 48 KB of loads in
-// flight, about three times what an H100's processor gets from the second-level cache within its latency. With
-// grad_value null they are left to value_gradient.cuh, which has a fixed order too.
+// (sm_90 and later). Three blocks a processor leave the kernels their registers (`make cuda-compile` shows them), and
+// their 24 warps have many loads in flight. With grad_value null, value's gradient is left to value_gradient.cuh, which
+// has a fixed order too.
 
 #pragma once
 
@@ -56,14 +56,13 @@ __global__ void __launch_bounds__(kThreads, 3)
     const int64_t row = static_cast<int64_t>(picture) * shape.queries + query;
     const Item item{row, row * shape.heads + head, query < shape.queries};
     const T* maps = value + picture * shape.picture_stride + head * shape.head_stride;
-    const T* incoming = grad_output + item.item * shape.channels;
     Real* grad_maps = nullptr;
     if (grad_value) {
       grad_maps = grad_value + static_cast<int64_t>(picture) * shape.tokens * grad_stride + head * shape.channels;
     }
     Real gradient[kVector] = {};
     if (item.there && group.lane * kVector < shape.channels)
-      load<kVector>(incoming + group.lane * kVector, gradient);
+      load<kVector>(grad_output + item.item * shape.channels + group.lane * kVector, gradient);
     auto softmax = source.open(shape, item, group);
     for (int first = 0; first < shape.samples; first += lanes) {
       const int count = min(lanes, shape.samples - first);
@@ -81,8 +80,9 @@ __global__ void __launch_bounds__(kThreads, 3)
           const Quad<Real> weight = staging.weight[group.first + s];
 #pragma unroll 1  // it runs once for D <= 128 floats: unrolling would cost registers
           for (int channel = group.lane * kVector; channel < shape.channels; channel += step) {
-            if (step < shape.channels)
-              load<kVector>(incoming + channel, gradient);  // else it is there already
+            if (step < shape.channels) {  // else it is there already
+              load<kVector>(grad_output + item.item * shape.channels + channel, gradient);
+            }
 #pragma unroll
             for (int c = 0; c < 4; ++c) {
               Real cell[kVector];

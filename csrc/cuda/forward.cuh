@@ -2,9 +2,8 @@
 //
 // Why so: a corner of a head is then one coalesced request (D = 32 floats: 8 lanes, 128 bytes), and four of them are in
 // flight in every lane before the first is used. Neighbouring groups have neighbouring queries of the same head, not
-// the same query's other heads: they read overlapping cells, which the first-level cache then serves. Counted for rows
-// of 32 queries that look the same way on four levels, a quarter of the corners is left to fetch, against half with
-// eight heads of four queries.
+// the same query's other heads: their samples lie side by side, on coarse levels in the same cells, and the first-level
+// cache can serve them.
 
 #pragma once
 

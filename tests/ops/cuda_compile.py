@@ -25,8 +25,9 @@ from ddetr_lab.ops.cuda_toolkit import (
     parse_architectures,
 )
 
+# Bytes: some registers, written and read once. To keep them, too, would cost a kernel a third of its warps.
+FEW = 64
 # Wide vectors of float32 and 16-bit values, locations given or made inside: what a detector runs.
-FEW = 16  # bytes: two registers written once and read once
 HOT = re.compile(r"(forward|backward)_kernel<(float, 4|c10::Half, 8|c10::BFloat16, 8),")
 
 
