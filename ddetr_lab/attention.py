@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ddetr_lab.boxes import at_least_float32
 from ddetr_lab.config import DeformableDetrConfig
-from ddetr_lab.ops import ms_deform_attn
+from ddetr_lab.ops import ms_deform_attn, ms_deform_attn_fused
+from ddetr_lab.ops.reference import sampling_locations
 
 __all__ = ["MultiScaleDeformableAttention", "MultiheadAttention", "sampling_locations", "star_offsets"]
 
@@ -31,40 +32,6 @@ def star_offsets(heads: int, levels: int, points: int) -> Tensor:
     distance = torch.arange(1, points + 1, dtype=torch.float32)
     star = direction[:, None, :] * distance[None, :, None]  # (M, P, 2)
     return star[:, None].expand(heads, levels, points, 2).contiguous()
-
-
-def sampling_locations(
-    reference_points: Tensor, sampling_offsets: Tensor, spatial_shapes: Sequence[tuple[int, int]]
-) -> Tensor:
-    """Turn offsets into places to sample.
-
-    From a point, an offset counts cells of its level; from a box, it counts half the box's sides over the number of
-    points, so that P points reach the rim of the box (paper, section 4.1 and appendix A.4).
-
-    Args:
-        reference_points: (B, Q, L, 2) points or (B, Q, L, 4) cxcywh boxes, in _padnorm of each level.
-        sampling_offsets: (B, Q, M, L, P, 2).
-        spatial_shapes: L pairs (H, W).
-
-    Returns:
-        (B, Q, M, L, P, 2), (x, y) in _padnorm, at least float32.
-
-    Raises:
-        ValueError: if the reference is neither a point nor a box.
-    """
-    reference = at_least_float32(reference_points)[:, :, None, :, None, :]  # (B, Q, 1, L, 1, 2 or 4)
-    if reference.shape[-1] == 2:
-        sizes_wh = torch.tensor(
-            [(width, height) for height, width in spatial_shapes], dtype=reference.dtype, device=reference.device
-        )
-        return reference + sampling_offsets / sizes_wh[:, None, :]  # sizes (L, 1, 2) meet (..., L, P, 2)
-    if reference.shape[-1] == 4:
-        points = sampling_offsets.shape[-2]
-        return reference[..., :2] + sampling_offsets / points * reference[..., 2:] * 0.5
-    raise ValueError(
-        f"reference_points has shape {tuple(reference_points.shape)}, "
-        "expected a last axis of 2 (x, y) or 4 (cx, cy, w, h)"
-    )
 
 
 class MultiScaleDeformableAttention(nn.Module):
@@ -107,7 +74,8 @@ class MultiScaleDeformableAttention(nn.Module):
         level_start_index: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_embeddings: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+        output_attentions: bool = True,
+    ) -> tuple[Tensor, Tensor | None]:
         """Attend from queries to the flattened maps.
 
         Args:
@@ -118,9 +86,12 @@ class MultiScaleDeformableAttention(nn.Module):
             level_start_index: (L,) integer, or None.
             attention_mask: (B, S) bool, True on real cells; padded cells read zero.
             position_embeddings: (B, Q, C), added to the queries before they choose points and weights.
+            output_attentions: also return the weights; without them, the fused operator keeps neither weights nor
+                locations.
 
         Returns:
-            The result (B, Q, C) and the attention weights (B, Q, M, L, P), which add up to 1 over levels and points.
+            The result (B, Q, C) and the attention weights (B, Q, M, L, P), which add up to 1 over levels and points, or
+            None.
 
         Raises:
             ValueError: if the shapes of maps and tokens disagree.
@@ -133,11 +104,15 @@ class MultiScaleDeformableAttention(nn.Module):
         value = value.unflatten(-1, (self.num_heads, -1))  # (B, S, C) -> (B, S, M, D)
         grid = (batch, queries, self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(query).view(*grid, 2)  # (B, Q, M, L, P, 2)
-        weights = self.attention_weights(query).view(*grid[:3], self.num_levels * self.num_points)  # (B, Q, M, L*P)
-        weights = weights.softmax(-1).view(grid)  # over all levels and points together
+        logits = self.attention_weights(query).view(grid)  # (B, Q, M, L, P)
+        if not output_attentions:
+            reference = at_least_float32(reference_points)
+            sampled = ms_deform_attn_fused(value, spatial_shapes, reference, offsets, logits, backend=self.backend)
+            return self.output_proj(sampled), None
+        weights = logits.flatten(-2).softmax(-1).view(grid)  # over all levels and points together
         locations = sampling_locations(reference_points, offsets, spatial_shapes)
         sampled = ms_deform_attn(value, spatial_shapes, level_start_index, locations, weights, backend=self.backend)
-        return self.output_proj(sampled.to(value.dtype)), weights
+        return self.output_proj(sampled), weights
 
 
 class MultiheadAttention(nn.Module):

@@ -41,7 +41,7 @@ class DecoderLayer(FeedForward):
         encoder_hidden_states: Tensor,
         encoder_attention_mask: Tensor | None = None,
         output_attentions: bool = False,
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Update all queries once.
 
         Args:
@@ -52,10 +52,11 @@ class DecoderLayer(FeedForward):
             level_start_index: (L,) integer, or None.
             encoder_hidden_states: (B, S, C).
             encoder_attention_mask: (B, S) bool, True on real cells.
-            output_attentions: also return the weights among queries.
+            output_attentions: also return both kinds of weights.
 
         Returns:
-            The queries (B, Q, C), the weights among them (B, M, Q, Q) or None, and over points (B, Q, M, L, P).
+            The queries (B, Q, C), the weights among them (B, M, Q, Q) and those over points (B, Q, M, L, P), or None
+            twice.
         """
         attended, self_weights = self.self_attn(hidden_states, position_embeddings, output_attentions)
         hidden_states = self.self_attn_layer_norm(hidden_states + self.drop(attended))
@@ -67,6 +68,7 @@ class DecoderLayer(FeedForward):
             level_start_index,
             encoder_attention_mask,
             position_embeddings,
+            output_attentions,
         )
         hidden_states = self.encoder_attn_layer_norm(hidden_states + self.drop(attended))
         return self.feed_forward(hidden_states), self_weights, cross_weights

@@ -109,7 +109,8 @@ class EncoderLayer(FeedForward):
         spatial_shapes: Sequence[tuple[int, int]],
         level_start_index: Tensor | None = None,
         attention_mask: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+        output_attentions: bool = True,
+    ) -> tuple[Tensor, Tensor | None]:
         """Update all tokens once.
 
         Args:
@@ -119,9 +120,10 @@ class EncoderLayer(FeedForward):
             spatial_shapes: L pairs (H, W).
             level_start_index: (L,) integer, or None.
             attention_mask: (B, S) bool, True on real cells.
+            output_attentions: also return the weights.
 
         Returns:
-            The tokens (B, S, C) and the attention weights (B, S, M, L, P).
+            The tokens (B, S, C) and the attention weights (B, S, M, L, P), or None.
         """
         attended, weights = self.self_attn(
             hidden_states,
@@ -131,6 +133,7 @@ class EncoderLayer(FeedForward):
             level_start_index,
             attention_mask,
             position_embeddings,
+            output_attentions,
         )
         hidden_states = self.self_attn_layer_norm(hidden_states + self.drop(attended))
         return self.feed_forward(hidden_states), weights
@@ -175,7 +178,13 @@ class Encoder(nn.Module):
         states, attentions = [hidden_states], []
         for layer in self.layers:
             hidden_states, weights = layer(
-                hidden_states, position_embeddings, reference_points, spatial_shapes, level_start_index, attention_mask
+                hidden_states,
+                position_embeddings,
+                reference_points,
+                spatial_shapes,
+                level_start_index,
+                attention_mask,
+                output_attentions,
             )
             if output_hidden_states:
                 states.append(hidden_states)

@@ -90,7 +90,8 @@ def test_the_encoder_chains_its_layers_and_returns_what_is_asked_for() -> None:
     plain = encoder(**given)
     assert plain.hidden_states is None and plain.attentions is None
     full = encoder(**given, output_attentions=True, output_hidden_states=True)
-    assert torch.equal(full.last_hidden_state, plain.last_hidden_state)
+    # Without weights to return, the fused operator runs, which rounds elsewhere.
+    torch.testing.assert_close(full.last_hidden_state, plain.last_hidden_state)
     assert [tuple(a.shape) for a in full.attentions] == [(2, TOKENS, 4, 3, 3)] * 2
     first, second, third = full.hidden_states
     assert first is given["inputs_embeds"] or torch.equal(first, given["inputs_embeds"])

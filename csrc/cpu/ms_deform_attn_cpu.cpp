@@ -131,7 +131,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ms_deform_attn_fused_backward(
   inputs.grad_weights = grad_logits.mutable_data_ptr();
   inputs.grad_reference = shares.mutable_data_ptr();
   Tensor grad_value = run_backward(call, value, inputs, grad_output);
-  return {grad_value, in_dtype_of(reference_points, torch::stable::sum(shares, 1)),
+  const int64_t head_axis = 1;
+  return {grad_value, in_dtype_of(reference_points, torch::stable::sum(shares, head_axis)),
           in_dtype_of(sampling_offsets, grad_offsets), in_dtype_of(attention_logits, grad_logits)};
 }
 

@@ -6,16 +6,22 @@ Built in chapters 6 to 8.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from ddetr_lab.ops.arguments import check_arguments
-from ddetr_lab.ops.native import ms_deform_attn_native, native_problem
-from ddetr_lab.ops.reference import ms_deform_attn_gather, ms_deform_attn_grid_sample, ms_deform_attn_loops
+from ddetr_lab.ops.arguments import check_arguments, check_fused_arguments
+from ddetr_lab.ops.native import ms_deform_attn_fused_native, ms_deform_attn_native, native_problem
+from ddetr_lab.ops.reference import (
+    ms_deform_attn_gather,
+    ms_deform_attn_grid_sample,
+    ms_deform_attn_loops,
+    sampling_locations,
+)
 from ddetr_lab.ops.triton import ms_deform_attn_triton, triton_problem
 
-__all__ = ["available_backends", "default_backend", "ms_deform_attn"]
+__all__ = ["available_backends", "default_backend", "ms_deform_attn", "ms_deform_attn_fused"]
 
 _BACKENDS: dict[str, Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor], Tensor]] = {
     "native": ms_deform_attn_native,
@@ -26,32 +32,28 @@ _BACKENDS: dict[str, Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor
 }
 
 
-def _native_runs() -> bool:
-    return native_problem() is None
+@cache
+def _backends_of(kind: str) -> tuple[str, ...]:
+    problems = {"native": native_problem(kind), "triton": triton_problem(kind)}
+    names = [name for name in _BACKENDS if problems.get(name) is None]
+    if kind == "cpu" and "triton" in names:
+        names.append(names.pop(names.index("triton")))
+    return tuple(names)
 
 
-def _triton_runs(kind: str) -> bool:
-    return triton_problem(kind) is None
-
-
-# A compiled graph takes the answers as constants: loading a library is nothing to trace. This is what
+# A compiled graph takes the answer as a constant: loading a library is nothing to trace. This is what
 # torch.compiler.assume_constant_result sets, which would load the whole compiler with this package.
-_native_runs._dynamo_marked_constant = True  # type: ignore[attr-defined]
-_triton_runs._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_backends_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def available_backends(device: str | torch.device = "cpu") -> tuple[str, ...]:
     """Name the backends that can run on a device here, fastest first.
 
-    ``native`` is the compiled kernel, on the CPU, once `ddetr-lab build-ops` has built it. ``triton`` is for GPUs; on a
-    CPU it comes last, and only where its interpreter was asked for. The others are PyTorch code for any device.
+    ``native`` is compiled by `ddetr-lab build-ops`, for the CPU, and for a GPU where there is one. ``triton`` is for
+    GPUs; on a CPU it comes last, and only where its interpreter was asked for. The others are PyTorch code for any
+    device. A process asks once a kind of device: what is built later counts from the next start.
     """
-    kind = torch.device(device).type
-    runs = {"native": kind == "cpu" and _native_runs(), "triton": _triton_runs(kind)}
-    names = [name for name in _BACKENDS if runs.get(name, True)]
-    if kind == "cpu" and "triton" in names:
-        names.append(names.pop(names.index("triton")))
-    return tuple(names)
+    return _backends_of(torch.device(device).type)
 
 
 def default_backend(device: str | torch.device = "cpu") -> str:
@@ -98,12 +100,61 @@ def ms_deform_attn(
     Built in chapters 6 to 8.
     """
     pairs = check_arguments(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
-    available = available_backends(value.device)
-    name = available[0] if backend is None else backend
-    if name not in available:
-        problems = {"native": native_problem(), "triton": triton_problem(value.device)}
-        raise ValueError(
-            f"backend = {name!r} is not available on {value.device}, expected one of {', '.join(available)}"
-            + (f": {problems[name]}" if problems.get(name) else "")
-        )
-    return _BACKENDS[name](value, pairs, sampling_locations, attention_weights)
+    return _BACKENDS[_chosen(backend, value.device)](value, pairs, sampling_locations, attention_weights)
+
+
+def ms_deform_attn_fused(
+    value: Tensor,
+    spatial_shapes: Tensor | Sequence[tuple[int, int]],
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Compute deformable attention from what a layer has before it makes locations and weights.
+
+    The locations are those of :func:`~ddetr_lab.ops.reference.sampling_locations`, the weights the softmax of the
+    logits over L * P. The ``native`` backend makes both where it reads them, so that they never reach memory, forward
+    or backward; every other one makes them first and calls :func:`ms_deform_attn`.
+
+    Args:
+        value: (B, S, M, D) float.
+        spatial_shapes: L pairs (H, W), a list or an (L, 2) integer tensor on the CPU.
+        reference_points: (B, Q, L, 2) as (x, y) or (B, Q, L, 4) as (cx, cy, w, h), float32 or float64, in _padnorm.
+        sampling_offsets: (B, Q, M, L, P, 2): cells from a point, half sides over P from a box.
+        attention_logits: (B, Q, M, L, P).
+        backend: one of ``available_backends()``; None takes the default.
+
+    Returns:
+        (B, Q, M * D) in the dtype of ``value``.
+
+    Raises:
+        TypeError, ValueError: as :func:`ms_deform_attn`.
+
+    Built in chapter 9.
+    """
+    pairs = check_fused_arguments(value, spatial_shapes, reference_points, sampling_offsets, attention_logits)
+    name = _chosen(backend, value.device)
+    if name == "native":
+        return ms_deform_attn_fused_native(value, pairs, reference_points, sampling_offsets, attention_logits)
+    weights = attention_logits.flatten(-2).softmax(-1).view_as(attention_logits)  # over all levels and points together
+    locations = sampling_locations(reference_points, sampling_offsets, pairs)
+    return _BACKENDS[name](value, pairs, locations, weights)
+
+
+def _chosen(backend: str | None, device: torch.device) -> str:
+    available = available_backends(device)
+    if backend is None:
+        return available[0]
+    if backend in available:
+        return backend
+    problem = None
+    if backend == "native":
+        problem = native_problem(device.type)
+    elif backend == "triton":
+        problem = triton_problem(device)
+    raise ValueError(
+        f"backend = {backend!r} is not available on {device}, expected one of {', '.join(available)}"
+        + (f": {problem}" if problem else "")
+    )

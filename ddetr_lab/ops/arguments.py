@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["check_arguments", "level_sizes"]
+__all__ = ["check_arguments", "check_fused_arguments", "check_traced_arguments", "level_sizes"]
 
 VALUE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 LOCATION_DTYPES = (torch.float32, torch.float64)
@@ -25,6 +25,10 @@ INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8
 # Kernels number the cells of one map in 32 bits, and the bytes of one tensor in 64.
 MOST_CELLS = 2**31 - 1
 MOST_ELEMENTS = 2**63 // 16
+
+# The (B, Q, M, L, P, 2) and the (B, Q, M, L, P) argument of the operator, and of the fused one.
+GIVEN = ("sampling_locations", "attention_weights")
+FUSED = ("sampling_offsets", "attention_logits")
 
 
 def check_arguments(
@@ -41,42 +45,61 @@ def check_arguments(
         ValueError: if shapes, dtypes or devices disagree. Either message has the name, what came, what was expected
             and, where there is one, the remedy.
     """
-    _check_tensor("value", value, VALUE_DTYPES, 4, "(B, S, M, D)")
-    _check_tensor("sampling_locations", sampling_locations, LOCATION_DTYPES, 6, "(B, Q, M, L, P, 2)")
-    _check_tensor("attention_weights", attention_weights, VALUE_DTYPES, 5, "(B, Q, M, L, P)")
-    batch, queries, heads, levels, _, coordinates = sampling_locations.shape
-    if coordinates != 2:
+    _check_tensors(value, sampling_locations, attention_weights, GIVEN, LOCATION_DTYPES)
+    pairs = _check_sizes(value, spatial_shapes, sampling_locations, GIVEN[0])
+    if level_start_index is not None:
+        _check_starts(level_start_index, pairs)
+    return pairs
+
+
+def check_fused_arguments(
+    value: Tensor,
+    spatial_shapes: Tensor | Sequence[tuple[int, int]],
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+) -> list[tuple[int, int]]:
+    """Check a call of :func:`~ddetr_lab.ops.ms_deform_attn_fused` and return its spatial shapes as L pairs (H, W).
+
+    Raises:
+        TypeError, ValueError: as :func:`check_arguments`.
+    """
+    _check_tensors(value, sampling_offsets, attention_logits, FUSED, VALUE_DTYPES)
+    _check_reference(value, reference_points, sampling_offsets, LOCATION_DTYPES)
+    return _check_sizes(value, spatial_shapes, sampling_offsets, FUSED[0])
+
+
+def _check_reference(
+    value: Tensor, reference_points: Tensor, sampling_offsets: Tensor, dtypes: tuple[torch.dtype, ...]
+) -> None:
+    _check_tensor("reference_points", reference_points, dtypes, 4, "(B, Q, L, 2) or (B, Q, L, 4)")
+    batch, queries, _, levels = sampling_offsets.shape[:4]
+    expected = (batch, queries, levels)
+    if tuple(reference_points.shape[:3]) != expected or reference_points.shape[3] not in (2, 4):
         raise ValueError(
-            f"sampling_locations has shape {tuple(sampling_locations.shape)}, expected (B, Q, M, L, P, 2): "
-            "its last axis is (x, y)"
+            f"reference_points has shape {tuple(reference_points.shape)}, expected {(*expected, 2)} (x, y) or "
+            f"{(*expected, 4)} (cx, cy, w, h): one a query and level"
         )
-    if attention_weights.shape != sampling_locations.shape[:-1]:
+    if reference_points.device != value.device:
         raise ValueError(
-            f"attention_weights has shape {tuple(attention_weights.shape)}, "
-            f"expected {tuple(sampling_locations.shape[:-1])} (B, Q, M, L, P), "
-            "as sampling_locations without its last axis"
+            f"reference_points is on {reference_points.device}, expected {value.device}, where value is: "
+            "move it with .to()"
         )
-    if value.shape[0] != batch or value.shape[2] != heads:
-        raise ValueError(
-            f"value has B = {value.shape[0]} and M = {value.shape[2]}, but sampling_locations has B = {batch} "
-            f"and M = {heads}: both need the same pictures and heads"
-        )
-    for name, tensor in (("sampling_locations", sampling_locations), ("attention_weights", attention_weights)):
-        if tensor.device != value.device:
-            raise ValueError(
-                f"{name} is on {tensor.device}, expected {value.device}, where value is: move it with .to()"
-            )
+
+
+def _check_sizes(
+    value: Tensor, spatial_shapes: Tensor | Sequence[tuple[int, int]], points: Tensor, points_name: str
+) -> list[tuple[int, int]]:
+    batch, queries, heads, levels = points.shape[:4]
     pairs = level_sizes(spatial_shapes)
     if len(pairs) != levels:
-        raise ValueError(f"spatial_shapes has {len(pairs)} levels, but sampling_locations has L = {levels}")
+        raise ValueError(f"spatial_shapes has {len(pairs)} levels, but {points_name} has L = {levels}")
     tokens = sum(height * width for height, width in pairs)
     if tokens != value.shape[1]:
         raise ValueError(
             f"value has S = {value.shape[1]} tokens, but spatial_shapes {pairs} add up to {tokens}: "
             "flatten exactly the maps whose shapes you pass"
         )
-    if level_start_index is not None:
-        _check_starts(level_start_index, pairs)
     # While a graph is traced, sizes may be symbols; a bound on them would become a guard that no caller can meet.
     if not torch.compiler.is_compiling() and batch * queries * heads * value.shape[3] > MOST_ELEMENTS:
         raise ValueError(
@@ -84,6 +107,65 @@ def check_arguments(
             f"expected at most {MOST_ELEMENTS}: split the call over pictures or queries"
         )
     return pairs
+
+
+def check_traced_arguments(
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    points: Tensor,
+    weights: Tensor,
+    reference_points: Tensor | None = None,
+) -> None:
+    """Check a raw operator's call as far as that goes without numbers: for its fake kernels.
+
+    A fake kernel also gets every call that mixes the meta device with another, and would answer with memory that
+    nobody has written. With ``reference_points`` it is the fused operator's call.
+
+    Raises:
+        TypeError, ValueError: as :func:`check_arguments`.
+    """
+    _check_tensors(value, points, weights, GIVEN if reference_points is None else FUSED, VALUE_DTYPES)
+    if reference_points is not None:
+        _check_reference(value, reference_points, points, VALUE_DTYPES)
+    levels = points.shape[3]
+    for name, tensor, shape in (
+        ("spatial_shapes", spatial_shapes, (levels, 2)),
+        ("level_start_index", level_start_index, (levels,)),
+    ):
+        if tensor.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}: one row a level")
+        if tensor.device.type not in ("cpu", value.device.type):
+            raise ValueError(f"{name} is on {tensor.device}, expected cpu, where it is read: move it with .cpu()")
+
+
+def _check_tensors(
+    value: Tensor, points: Tensor, weights: Tensor, names: tuple[str, str], points_dtypes: tuple[torch.dtype, ...]
+) -> None:
+    points_name, weights_name = names
+    _check_tensor("value", value, VALUE_DTYPES, 4, "(B, S, M, D)")
+    _check_tensor(points_name, points, points_dtypes, 6, "(B, Q, M, L, P, 2)")
+    _check_tensor(weights_name, weights, VALUE_DTYPES, 5, "(B, Q, M, L, P)")
+    batch, _, heads, _, _, coordinates = points.shape
+    if coordinates != 2:
+        raise ValueError(
+            f"{points_name} has shape {tuple(points.shape)}, expected (B, Q, M, L, P, 2): its last axis is (x, y)"
+        )
+    if weights.shape != points.shape[:-1]:
+        raise ValueError(
+            f"{weights_name} has shape {tuple(weights.shape)}, expected {tuple(points.shape[:-1])} (B, Q, M, L, P), "
+            f"as {points_name} without its last axis"
+        )
+    if value.shape[0] != batch or value.shape[2] != heads:
+        raise ValueError(
+            f"value has B = {value.shape[0]} and M = {value.shape[2]}, but {points_name} has B = {batch} "
+            f"and M = {heads}: both need the same pictures and heads"
+        )
+    for name, tensor in ((points_name, points), (weights_name, weights)):
+        if tensor.device != value.device:
+            raise ValueError(
+                f"{name} is on {tensor.device}, expected {value.device}, where value is: move it with .to()"
+            )
 
 
 def level_sizes(spatial_shapes: Tensor | Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ddetr_lab.boxes import at_least_float32
 
-__all__ = ["ms_deform_attn_gather", "ms_deform_attn_grid_sample", "ms_deform_attn_loops"]
+__all__ = ["ms_deform_attn_gather", "ms_deform_attn_grid_sample", "ms_deform_attn_loops", "sampling_locations"]
 
 
 def ms_deform_attn_loops(
@@ -143,3 +143,35 @@ def ms_deform_attn_gather(
             samples = samples + share.flatten(3)[..., None] * corners
     output = (weights.flatten(3)[..., None] * samples).sum(-2)  # (B, M, Q, D)
     return output.transpose(1, 2).flatten(2).to(value.dtype)  # (B, M, Q, D) -> (B, Q, M*D)
+
+
+def sampling_locations(
+    reference_points: Tensor, sampling_offsets: Tensor, spatial_shapes: Tensor | Sequence[tuple[int, int]]
+) -> Tensor:
+    """Turn offsets into places to sample.
+
+    From a point, an offset counts cells of its level; from a box, it counts half the box's sides over the number of
+    points, so that P points reach the rim of the box (paper, section 4.1 and appendix A.4).
+
+    Args:
+        reference_points: (B, Q, L, 2) points or (B, Q, L, 4) cxcywh boxes, in _padnorm of each level.
+        sampling_offsets: (B, Q, M, L, P, 2).
+        spatial_shapes: L pairs (H, W), as a list or an (L, 2) tensor.
+
+    Returns:
+        (B, Q, M, L, P, 2), (x, y) in _padnorm, at least float32.
+
+    Raises:
+        ValueError: if the reference is neither a point nor a box.
+    """
+    reference = at_least_float32(reference_points)[:, :, None, :, None, :]  # (B, Q, 1, L, 1, 2 or 4)
+    if reference.shape[-1] == 2:
+        sizes_wh = torch.as_tensor(spatial_shapes, dtype=reference.dtype, device=reference.device).flip(-1)  # (L, 2)
+        return reference + sampling_offsets / sizes_wh[:, None, :]  # sizes (L, 1, 2) meet (..., L, P, 2)
+    if reference.shape[-1] == 4:
+        points = sampling_offsets.shape[-2]
+        return reference[..., :2] + sampling_offsets / points * reference[..., 2:] * 0.5
+    raise ValueError(
+        f"reference_points has shape {tuple(reference_points.shape)}, "
+        "expected a last axis of 2 (x, y) or 4 (cx, cy, w, h)"
+    )

@@ -27,7 +27,15 @@ import torch
 from torch import Tensor
 
 from ddetr_lab.ops.arguments import check_arguments
-from ddetr_lab.ops.native import Gradients, _double_backward, _fake, _fake_backward, _save, _save_backward
+from ddetr_lab.ops.native import level_tensors
+from ddetr_lab.ops.rules import (
+    Gradients,
+    fake,
+    fake_backward,
+    gradients_of_gradients,
+    save_inputs,
+    save_inputs_of_backward,
+)
 
 __all__ = ["ms_deform_attn_triton", "triton_problem"]
 
@@ -166,7 +174,7 @@ def _forward(
     attention_weights: Tensor,
 ) -> Tensor:
     call = _checked(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
-    output = _fake(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
+    output = fake(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
     if call.is_empty:
         return output.zero_()
     from ddetr_lab.ops.triton_kernels import forward_kernel
@@ -265,10 +273,10 @@ def _backward(ctx: Any, grad_output: Tensor) -> Gradients:
     return value, None, None, locations, weights
 
 
-_forward.register_fake(_fake)
-_forward.register_autograd(_backward, setup_context=_save)
-_gradients.register_fake(_fake_backward)
-_gradients.register_autograd(_double_backward, setup_context=_save_backward)
+_forward.register_fake(fake)
+_forward.register_autograd(_backward, setup_context=save_inputs)
+_gradients.register_fake(fake_backward)
+_gradients.register_autograd(gradients_of_gradients, setup_context=save_inputs_of_backward)
 
 
 def ms_deform_attn_triton(
@@ -281,7 +289,6 @@ def ms_deform_attn_triton(
     ``torch.use_deterministic_algorithms(True)`` by one program for each picture, head and level, in order: the same
     bits every time, at the price of most of the GPU standing idle.
     """
-    shapes = torch.tensor(spatial_shapes, dtype=torch.int64).view(-1, 2)
-    sizes = shapes.prod(1)
-    starts = sizes.cumsum(0) - sizes
-    return torch.ops.ddetr_lab.ms_deform_attn_triton(value, shapes, starts, sampling_locations, attention_weights)
+    return torch.ops.ddetr_lab.ms_deform_attn_triton(
+        value, *level_tensors(spatial_shapes), sampling_locations, attention_weights
+    )

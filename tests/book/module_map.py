@@ -20,6 +20,7 @@ MODULES: list[tuple[str, tuple[int, ...]]] = [
     ("ops.cuda_toolkit", (9,)),
     ("ops.build", (8,)),
     ("ops.arguments", (6, 7, 8)),
+    ("ops.rules", (8,)),
     ("ops.native", (8,)),
     ("ops.triton_kernels", (9,)),
     ("ops.triton", (9,)),

@@ -169,3 +169,15 @@ def test_the_raw_calls_are_many_and_the_call_they_were_made_from_is_good() -> No
     good = raw_arguments() | {"grad_output": torch.zeros(2, 3, 8), "deterministic": True}
     gradients = torch.ops.ddetr_lab.ms_deform_attn_backward(**good)
     assert [gradient.shape for gradient in gradients] == [GOOD[name].shape for name in TENSORS]
+
+
+@pytest.mark.parametrize("name", [*TENSORS, "spatial_shapes", STARTS, "grad_output"])
+def test_one_tensor_on_the_meta_device_is_refused_and_not_answered_with_unwritten_memory(name: str) -> None:
+    good = raw_arguments() | {"grad_output": torch.zeros(2, 3, 8), "deterministic": True}
+    good[name] = good[name].to("meta")
+    with pytest.raises(ValueError, match="is on (meta|cpu), expected"):
+        torch.ops.ddetr_lab.ms_deform_attn_backward(**good)
+    if name != "grad_output":
+        del good["grad_output"], good["deterministic"]
+        with pytest.raises(ValueError, match="is on (meta|cpu), expected"):
+            torch.ops.ddetr_lab.ms_deform_attn(**good)
