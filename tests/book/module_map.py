@@ -78,6 +78,7 @@ MODULES: list[tuple[str, tuple[int, ...]]] = [
     ("checks.chapter12", (12,)),
     ("checks.chapter13", (13,)),
     ("checks.chapter14", (14,)),
+    ("checks.chapter15", (15,)),
     ("checks", (0,)),
     ("doctor", (0,)),
     ("benchmark", (9,)),
