@@ -57,12 +57,16 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def activation_function(name: str) -> Callable[[Tensor], Tensor]:
+def activation_function(name: str, in_place: bool = False) -> Callable[[Tensor], Tensor]:
     """Return an activation by its name in a configuration.
+
+    Args:
+        name: its name.
+        in_place: it may write over its argument, where that saves memory: for what nobody else looks at.
 
     Raises:
         ValueError: if there is none of that name; the message lists those there are.
     """
     if name not in ACTIVATIONS:
         raise ValueError(f"activation_function = {name!r} is unknown, expected one of {', '.join(sorted(ACTIVATIONS))}")
-    return ACTIVATIONS[name]
+    return F.relu_ if in_place and name == "relu" else ACTIVATIONS[name]

@@ -84,7 +84,7 @@ class MultiScaleDeformableAttention(nn.Module):
             reference_points: (B, Q, L, 2) or (B, Q, L, 4), in _padnorm of each level.
             spatial_shapes: L pairs (H, W) whose areas add up to S.
             level_start_index: (L,) integer, or None.
-            attention_mask: (B, S) bool, True on real cells; padded cells read zero.
+            attention_mask: (B, S) bool, True on real cells; padded cells read zero. None: all are real.
             position_embeddings: (B, Q, C), added to the queries before they choose points and weights.
             output_attentions: also return the weights; without them, the fused operator keeps neither weights nor
                 locations.

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddetr_lab.config import DeformableDetrConfig
+from ddetr_lab.frozen_norm import FrozenBatchNorm2d, find_pairs, folded, freeze_batch_norms
 from ddetr_lab.position_encoding import build_position_embedding
 from ddetr_lab.resnet import ResNetBackbone
 
@@ -28,62 +29,10 @@ __all__ = [
     "load_efficientnet_lite0_weights",
 ]
 
+LARGE = 200 * 200  # pixels of a picture from which on it pays to fold norms and reorder channels
+
 # The stages of a residual network that detectors train: timm's "layer2", "stages_1" and the reference's "stages.1" ...
 _TRAINED_STAGES = re.compile(r"(?:^|\.)(?:layer[234]|stages[._][123])(?:\.|$)")
-
-
-class FrozenBatchNorm2d(nn.Module):
-    """Batch norm whose statistics and affine parameters are four buffers that training leaves alone.
-
-    Batches of one or two pictures have no statistics worth learning from. A norm of timm that carries its activation
-    (``BatchNormAct2d``) hands it over in ``activation``: dropping it would leave the network without its non-linearity.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, channels: int, eps: float = 1e-5, activation: nn.Module | None = None) -> None:
-        super().__init__()
-        self.register_buffer("weight", torch.ones(channels))
-        self.register_buffer("bias", torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-        self.eps = eps
-        self.activation = nn.Identity() if activation is None else activation
-
-    @classmethod
-    def from_batch_norm(cls, norm: nn.BatchNorm2d) -> FrozenBatchNorm2d:
-        """Copy a batch norm's numbers, its eps, and the dropout and activation that timm's variant carries."""
-        carried = [getattr(norm, name, None) for name in ("drop", "act")]
-        modules = [module for module in carried if isinstance(module, nn.Module) and type(module) is not nn.Identity]
-        frozen = cls(norm.num_features, norm.eps, nn.Sequential(*modules) if modules else None)
-        for name in ("running_mean", "running_var"):
-            getattr(frozen, name).copy_(getattr(norm, name))
-        if norm.affine:
-            frozen.weight.copy_(norm.weight.detach())
-            frozen.bias.copy_(norm.bias.detach())
-        return frozen
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
-        state_dict.pop(f"{prefix}num_batches_tracked", None)  # a counter of ordinary batch norms, of no use here
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale and shift (B, C', H, W) channel by channel, then apply the carried activation."""
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        shift = self.bias - self.running_mean * scale
-        return self.activation(x * scale[:, None, None] + shift[:, None, None])
-
-
-def freeze_batch_norms(module: nn.Module) -> None:
-    """Replace every ``BatchNorm2d`` below ``module``, in place, by a :class:`FrozenBatchNorm2d` of the same numbers."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, FrozenBatchNorm2d.from_batch_norm(child))
-        else:
-            freeze_batch_norms(child)
 
 
 def downsample_mask(pixel_mask: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
@@ -121,6 +70,7 @@ class Backbone(nn.Module):
             self.channels = self.model.channels
         with torch.no_grad():
             freeze_batch_norms(self.model)
+        self._pairs = find_pairs(self.model)
         if "resnet" in kind:
             for name, parameter in self.model.named_parameters():
                 if not _TRAINED_STAGES.search(name):
@@ -136,7 +86,14 @@ class Backbone(nn.Module):
         Returns:
             For each map, finest first: (B, channels[i], h, w) and its mask (B, h, w) bool, True on real cells.
         """
-        return [(feature, downsample_mask(pixel_mask, feature.shape[-2:])) for feature in self.model(pixel_values)]
+        network = self.model
+        if pixel_values.shape[-2] * pixel_values.shape[-1] >= LARGE and not torch.compiler.is_compiling():
+            # Channels last is the order in which convolutions are fastest, and in which a flattened map is a list of
+            # tokens. Both only round elsewhere, but small maps, whose group norms see few numbers, make much of that.
+            network = folded(network, self._pairs)
+            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+        features = network(pixel_values)
+        return [(feature, downsample_mask(pixel_mask, feature.shape[-2:])) for feature in features]
 
 
 def _timm_features(config: DeformableDetrConfig) -> nn.Module:

@@ -59,7 +59,7 @@ class DecoderLayer(FeedForward):
             twice.
         """
         attended, self_weights = self.self_attn(hidden_states, position_embeddings, output_attentions)
-        hidden_states = self.self_attn_layer_norm(hidden_states + self.drop(attended))
+        hidden_states = self.add_and_norm(self.self_attn_layer_norm, hidden_states, attended)
         attended, cross_weights = self.encoder_attn(
             hidden_states,
             encoder_hidden_states,
@@ -70,7 +70,7 @@ class DecoderLayer(FeedForward):
             position_embeddings,
             output_attentions,
         )
-        hidden_states = self.encoder_attn_layer_norm(hidden_states + self.drop(attended))
+        hidden_states = self.add_and_norm(self.encoder_attn_layer_norm, hidden_states, attended)
         return self.feed_forward(hidden_states), self_weights, cross_weights
 
 

@@ -67,7 +67,7 @@ class FeedForward(nn.Module):
     def __init__(self, config: DeformableDetrConfig) -> None:
         super().__init__()
         self.dropout, self.activation_dropout = config.dropout, config.activation_dropout
-        self.activation = activation_function(config.activation_function)
+        self.activation = activation_function(config.activation_function, in_place=True)
 
     def add_feed_forward(self, config: DeformableDetrConfig, ffn_dim: int) -> None:
         """Create the parameters; a layer calls this last, since optimisers' files know parameters by their order."""
@@ -82,10 +82,22 @@ class FeedForward(nn.Module):
         """Apply dropout in training."""
         return F.dropout(x, self.dropout, self.training)
 
+    def add_and_norm(self, norm: nn.LayerNorm, hidden_states: Tensor, update: Tensor) -> Tensor:
+        """Add a sublayer's result (..., C) to its input, and normalise; without gradients in the result's memory."""
+        update = self.drop(update)
+        return norm(hidden_states + update if torch.is_grad_enabled() else update.add_(hidden_states))
+
     def feed_forward(self, hidden_states: Tensor) -> Tensor:
         """Transform each token (..., C) by itself, add it to its input, and normalise."""
-        inner = F.dropout(self.activation(self.fc1(hidden_states)), self.activation_dropout, self.training)
-        result = self.final_layer_norm(hidden_states + self.drop(self.fc2(inner)))
+        rows = hidden_states.flatten(0, -2)  # (tokens, C)
+        if torch.is_grad_enabled() or rows.device.type != "cpu" or torch.compiler.is_compiling():
+            return self._transform(rows).view_as(hidden_states)
+        # Without gradients to keep anything for, a thousand tokens at a time stay in the cache between the two layers.
+        return torch.cat([self._transform(some) for some in rows.split(1024)]).view_as(hidden_states)
+
+    def _transform(self, rows: Tensor) -> Tensor:
+        inner = F.dropout(self.activation(self.fc1(rows)), self.activation_dropout, self.training)
+        result = self.add_and_norm(self.final_layer_norm, rows, self.fc2(inner))
         if self.training and result.dtype == torch.float16:  # an overflow to infinity would end the run
             limit = torch.finfo(result.dtype).max - 1000
             result = result.clamp(-limit, limit)
@@ -135,7 +147,7 @@ class EncoderLayer(FeedForward):
             position_embeddings,
             output_attentions,
         )
-        hidden_states = self.self_attn_layer_norm(hidden_states + self.drop(attended))
+        hidden_states = self.add_and_norm(self.self_attn_layer_norm, hidden_states, attended)
         return self.feed_forward(hidden_states), weights
 
 
@@ -150,7 +162,7 @@ class Encoder(nn.Module):
     def forward(
         self,
         inputs_embeds: Tensor,
-        attention_mask: Tensor,
+        attention_mask: Tensor | None,
         position_embeddings: Tensor,
         spatial_shapes: Sequence[tuple[int, int]],
         level_start_index: Tensor | None,
@@ -162,7 +174,7 @@ class Encoder(nn.Module):
 
         Args:
             inputs_embeds: (B, S, C), the projected maps, flattened.
-            attention_mask: (B, S) bool, True on real cells.
+            attention_mask: (B, S) bool, True on real cells; None where all are.
             position_embeddings: (B, S, C).
             spatial_shapes: L pairs (H, W).
             level_start_index: (L,) integer, or None.

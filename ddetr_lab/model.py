@@ -260,12 +260,13 @@ class DeformableDetrModel(DeformableDetrPreTrainedModel):
         sources, masks = self.feature_levels(pixel_values.to(self.dtype), pixel_mask)
         spatial_shapes = [(source.shape[2], source.shape[3]) for source in sources]
         ratios = valid_ratios(masks)  # (B, L, 2)
-        mask = torch.cat([level_mask.flatten(1) for level_mask in masks], dim=1)  # (B, S)
+        mask = _padding_mask(masks)
         if encoder_outputs is None:
             encoder_outputs = self._encode(sources, masks, mask, spatial_shapes, ratios, attentions, states)
         encoder_outputs = _as_encoder_output(encoder_outputs)
         memory = encoder_outputs.last_hidden_state
-        expected = (*mask.shape, config.d_model)
+        tokens = sum(height * width for height, width in spatial_shapes)
+        expected = (len(pixel_values), tokens, config.d_model)
         if memory is None or memory.shape != expected:
             shape = None if memory is None else tuple(memory.shape)
             raise ValueError(
@@ -297,7 +298,7 @@ class DeformableDetrModel(DeformableDetrPreTrainedModel):
         self,
         sources: Sequence[Tensor],
         masks: Sequence[Tensor],
-        mask: Tensor,
+        mask: Tensor | None,
         spatial_shapes: Sequence[tuple[int, int]],
         ratios: Tensor,
         output_attentions: bool,
@@ -316,6 +317,17 @@ class DeformableDetrModel(DeformableDetrPreTrainedModel):
         return self.encoder(
             tokens, mask, positions, spatial_shapes, None, ratios, output_attentions, output_hidden_states
         )
+
+
+def _padding_mask(masks: Sequence[Tensor]) -> Tensor | None:
+    """Return (B, S) bool, True on real cells, or None where all are and a look at them costs nothing.
+
+    A look would make a GPU wait, and a traced graph cannot branch on what it sees.
+    """
+    mask = torch.cat([level_mask.flatten(1) for level_mask in masks], dim=1)
+    if torch.compiler.is_compiling() or mask.device.type != "cpu":
+        return mask
+    return None if bool(mask.all()) else mask
 
 
 def _as_encoder_output(outputs: EncoderOutput | Mapping[str, Any] | Sequence[Any]) -> EncoderOutput:

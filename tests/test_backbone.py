@@ -13,63 +13,15 @@ from ddetr_lab.backbone import (
     FeatureEncoder,
     FrozenBatchNorm2d,
     downsample_mask,
-    freeze_batch_norms,
     load_efficientnet_lite0_weights,
 )
 from ddetr_lab.config import DeformableDetrConfig
 from ddetr_lab.position_encoding import SinePositionEmbedding
-from tests.tiny import pictures, tiny_config
+from tests.tiny import pictures, randomised, tiny_config
 
 
 def timm_config(backbone: str = "resnet18", **fields: Any) -> DeformableDetrConfig:
     return DeformableDetrConfig(backbone=backbone, use_pretrained_backbone=False, d_model=32, **fields)
-
-
-def randomised(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
-    with torch.no_grad():
-        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
-            tensor.uniform_(0.5, 1.5)
-    return norm.eval()
-
-
-@pytest.mark.parametrize("eps", [1e-5, 0.1])
-def test_frozen_norm_is_the_batch_norm_in_evaluation(eps: float) -> None:
-    norm = randomised(nn.BatchNorm2d(3, eps=eps))
-    frozen = FrozenBatchNorm2d.from_batch_norm(norm)
-    x = torch.randn(2, 3, 4, 5)
-    torch.testing.assert_close(frozen.train()(x), norm(x))
-
-
-def test_frozen_norm_has_nothing_to_train_and_copies_its_numbers() -> None:
-    norm = randomised(nn.BatchNorm2d(3))
-    frozen = FrozenBatchNorm2d.from_batch_norm(norm)
-    assert list(frozen.parameters()) == []
-    assert sorted(frozen.state_dict()) == ["bias", "running_mean", "running_var", "weight"]
-    with torch.no_grad():
-        norm.weight.zero_()
-    assert frozen.weight.min() >= 0.5
-
-
-def test_frozen_norm_of_a_norm_without_scale() -> None:
-    norm = nn.BatchNorm2d(3, affine=False).eval()
-    x = torch.randn(1, 3, 2, 2)
-    torch.testing.assert_close(FrozenBatchNorm2d.from_batch_norm(norm)(x), norm(x))
-
-
-def test_frozen_norm_loads_the_file_of_a_batch_norm() -> None:
-    norm = randomised(nn.BatchNorm2d(3))
-    frozen = FrozenBatchNorm2d(3)
-    frozen.load_state_dict(norm.state_dict())  # strict: num_batches_tracked is known and dropped
-    assert torch.equal(frozen.running_mean, norm.running_mean)
-
-
-def test_freezing_reaches_every_depth_and_keeps_names() -> None:
-    network = nn.Sequential(nn.BatchNorm2d(2), nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)), nn.GroupNorm(1, 2))
-    names = [name for name in network.state_dict() if not name.endswith("num_batches_tracked")]
-    freeze_batch_norms(network)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-    assert sum(isinstance(module, FrozenBatchNorm2d) for module in network.modules()) == 2
-    assert sorted(network.state_dict()) == sorted(names)
 
 
 def test_mask_takes_the_nearest_pixel() -> None:

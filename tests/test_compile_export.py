@@ -1,4 +1,4 @@
-"""The operator as one graph: torch.compile(fullgraph=True) and torch.export, on the CPU.
+"""The operator, and the model around it, as one graph: torch.compile(fullgraph=True) and torch.export, on the CPU.
 
 A graph break would be an error here. Most graphs are run by ``aot_eager``, which captures forward and backward and
 leaves the operations as they are; one goes through inductor's C++.
@@ -13,8 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ddetr_lab.detector import DeformableDetrForObjectDetection
 from ddetr_lab.ops import available_backends, ms_deform_attn
 from tests.ops.problems import Problem, random_problem, results
+from tests.tiny import generic, pictures, tiny_config
 
 pytestmark = [
     # The compiler's own.
@@ -90,3 +92,43 @@ def test_the_operator_is_exported_for_any_batch_and_number_of_queries(strict: bo
     for one in (problem, other):
         got = program.module()(one.value, one.locations, one.weights)
         torch.testing.assert_close(got, results(one)[0])
+
+
+def variants() -> dict[str, dict[str, Any]]:
+    return {"plain": {}, "two stages": {"with_box_refine": True, "two_stage": True}}
+
+
+@pytest.mark.parametrize("fields", variants().values(), ids=variants().keys())
+def test_the_model_compiles_to_one_graph(fields: dict[str, Any]) -> None:
+    model = generic(DeformableDetrForObjectDetection(tiny_config(**fields)))
+    with torch.no_grad():
+        expected = model(*pictures())
+        got = torch.compile(model, fullgraph=True, backend="aot_eager")(*pictures())
+    for name in ("logits", "pred_boxes"):
+        torch.testing.assert_close(got[name], expected[name])
+
+
+def test_the_model_s_gradients_come_out_of_one_graph() -> None:
+    model = generic(DeformableDetrForObjectDetection(tiny_config()))
+    gradients = []
+    for run in (model, torch.compile(model, fullgraph=True, backend="aot_eager")):
+        model.zero_grad()
+        outputs = run(*pictures())
+        (outputs.logits.sum() + outputs.pred_boxes.sum()).backward()
+        gradients.append({name: one.grad for name, one in model.named_parameters() if one.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys() and gradients[0]
+    for name, expected in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], expected, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("fields", variants().values(), ids=variants().keys())
+def test_the_model_is_exported(fields: dict[str, Any], strict: bool) -> None:
+    model = generic(DeformableDetrForObjectDetection(tiny_config(**fields)))
+    with torch.no_grad():
+        program = torch.export.export(model, pictures(), {"return_dict": False}, strict=strict)
+        got = program.module()(*pictures(), return_dict=False)
+        expected = model(*pictures(), return_dict=False)
+    assert len(got) == len(expected)
+    for one, other in zip(got[:2], expected[:2], strict=True):
+        torch.testing.assert_close(one, other)

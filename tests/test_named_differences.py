@@ -105,15 +105,15 @@ def test_a_tuple_can_be_had_with_labels(fields: dict[str, bool]) -> None:
 
 @pytest.fixture
 def seen_locations(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
-    """Collect the dtype of the locations that reach the operator."""
+    """Collect the dtype of the reference points that locations are made from, in the fused operator."""
     seen: list[torch.dtype] = []
-    operator = ddetr_lab.attention.ms_deform_attn
+    operator = ddetr_lab.attention.ms_deform_attn_fused
 
-    def spy(value: Tensor, shapes: Any, start: Any, locations: Tensor, weights: Tensor, **options: Any) -> Tensor:
-        seen.append(locations.dtype)
-        return operator(value, shapes, start, locations, weights, **options)
+    def spy(value: Tensor, shapes: Any, reference: Tensor, *others: Tensor, **options: Any) -> Tensor:
+        seen.append(reference.dtype)
+        return operator(value, shapes, reference, *others, **options)
 
-    monkeypatch.setattr(ddetr_lab.attention, "ms_deform_attn", spy)
+    monkeypatch.setattr(ddetr_lab.attention, "ms_deform_attn_fused", spy)
     return seen
 
 

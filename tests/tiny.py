@@ -73,3 +73,11 @@ def labels() -> list[dict[str, Tensor]]:
         {"class_labels": torch.tensor([1, 2]), "boxes": boxes},
         {"class_labels": torch.zeros(0, dtype=torch.long), "boxes": torch.zeros(0, 4)},
     ]
+
+
+def randomised(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    """Give a batch norm numbers that show whether each is used, and put it into evaluation."""
+    with torch.no_grad():
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            tensor.uniform_(0.5, 1.5)
+    return norm.eval()

@@ -6,7 +6,6 @@ Built in chapters 6 to 8.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -32,13 +31,17 @@ _BACKENDS: dict[str, Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor
 }
 
 
-@cache
+_AVAILABLE: dict[str, tuple[str, ...]] = {}  # by kind of device, once asked for
+
+
 def _backends_of(kind: str) -> tuple[str, ...]:
+    if kind in _AVAILABLE:
+        return _AVAILABLE[kind]
     problems = {"native": native_problem(kind), "triton": triton_problem(kind)}
     names = [name for name in _BACKENDS if problems.get(name) is None]
     if kind == "cpu" and "triton" in names:
         names.append(names.pop(names.index("triton")))
-    return tuple(names)
+    return _AVAILABLE.setdefault(kind, tuple(names))
 
 
 # A compiled graph takes the answer as a constant: loading a library is nothing to trace. This is what

@@ -29,6 +29,7 @@ MODULES: list[tuple[str, tuple[int, ...]]] = [
     ("attention", (6,)),
     ("heads", (11,)),
     ("resnet", (3,)),
+    ("frozen_norm", (3,)),
     ("backbone", (3,)),
     ("encoder", (10,)),
     ("decoder", (11,)),
