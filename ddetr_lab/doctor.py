@@ -75,17 +75,29 @@ def _device() -> Finding:
     return Finding("ok", "device", f"CPU with {threads}; no GPU: {reason}. Every chapter runs without one")
 
 
-def _operator() -> Finding:
-    from ddetr_lab.ops import available_backends, default_backend
+PATHS = {
+    "native": "the compiled kernel",
+    "triton": "Triton's kernels, compiled as they are needed",
+    "grid_sample": "PyTorch's own grid_sample, slower",
+}
+
+
+def _operator() -> Iterable[Finding]:
+    import torch
+
+    from ddetr_lab.ops import available_backends
     from ddetr_lab.ops.native import native_problem
 
-    others = ", ".join(name for name in available_backends() if name != default_backend())
-    kinds = {"native": "the compiled CPU kernel", "grid_sample": "PyTorch's own grid_sample, slower"}
-    text = f"deformable attention runs through {default_backend()!r}, {kinds[default_backend()]}; also there: {others}"
-    problem = native_problem()
-    if problem is None:
-        return Finding("ok", "operator", text + ". A GPU runs grid_sample: there is no CUDA kernel yet")
-    return Finding("note", "operator", f"{text}. Why not the compiled kernel: {problem}", "ddetr-lab build-ops")
+    for kind in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        chosen, *others = available_backends(kind)
+        text = (
+            f"on {kind}, deformable attention runs through {chosen!r}, {PATHS[chosen]}; also there: {', '.join(others)}"
+        )
+        problem = native_problem(kind)
+        if problem is None:
+            yield Finding("ok", "operator", text)
+        else:
+            yield Finding("note", "operator", f"{text}. Why not the compiled kernel: {problem}", "ddetr-lab build-ops")
 
 
 def _weights() -> Finding:
@@ -104,7 +116,7 @@ def examine() -> list[Finding]:
     """Look at everything and return the findings, without printing and without touching a file or the network."""
     findings = [_python(), *_packages()]
     if not any(finding.state == "fail" for finding in findings):
-        findings += [_device(), _operator(), _weights()]
+        findings += [_device(), *_operator(), _weights()]
     return findings
 
 
