@@ -68,7 +68,7 @@ class DecoderLayer(FeedForward):
             level_start_index,
             encoder_attention_mask,
             position_embeddings,
-            output_attentions,
+            output_attentions=output_attentions,
         )
         hidden_states = self.add_and_norm(self.encoder_attn_layer_norm, hidden_states, attended)
         return self.feed_forward(hidden_states), self_weights, cross_weights

@@ -145,7 +145,7 @@ class EncoderLayer(FeedForward):
             level_start_index,
             attention_mask,
             position_embeddings,
-            output_attentions,
+            output_attentions=output_attentions,
         )
         hidden_states = self.add_and_norm(self.self_attn_layer_norm, hidden_states, attended)
         return self.feed_forward(hidden_states), weights
@@ -196,7 +196,7 @@ class Encoder(nn.Module):
                 spatial_shapes,
                 level_start_index,
                 attention_mask,
-                output_attentions,
+                output_attentions=output_attentions,
             )
             if output_hidden_states:
                 states.append(hidden_states)

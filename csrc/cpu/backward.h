@@ -8,22 +8,15 @@
 namespace ddetr {
 namespace {
 
-// The gradient of a head's map, where `stride` leads from cell to cell.
-template <typename Real>
-struct GradMap {
-  Real* data;
-  int64_t stride;
-};
-
 // Handles `vectors` vectors of channels of all located samples of a query.
 template <int vectors, typename T, typename Real>
-inline void spread_block(const HeadMap<T>& map, const GradMap<Real>& grad_map, const Samples<Real>& samples,
-                         const Located& located, int64_t channel, const Real* gradient) {
+inline void spread_block(const HeadMap<T>& map, Real* grad_map, const Samples<Real>& samples, const Located& located,
+                         int64_t channels, int64_t channel, const Real* gradient) {
   constexpr int kStep = kLanes<Real>;
   // Copies: the stores below could change what is reached through a reference, as far as the compiler knows.
   const T* const cells = map.data + channel;
-  Real* const grad_cells = grad_map.data + channel;
-  const int64_t stride = map.stride, grad_stride = grad_map.stride, count = located.count;
+  Real* const grad_cells = grad_map + channel;
+  const int64_t stride = map.stride, count = located.count;
   const int32_t* const order = located.order;
   const int32_t* const tokens[4] = {samples.cell[0], samples.cell[1], samples.cell[2], samples.cell[3]};
   const Real* const weights[4] = {samples.weight[0], samples.weight[1], samples.weight[2], samples.weight[3]};
@@ -36,7 +29,7 @@ inline void spread_block(const HeadMap<T>& map, const GradMap<Real>& grad_map, c
 #pragma GCC unroll 4
     for (int corner = 0; corner < 4; ++corner) {  // one after the other: at a border two corners are the same cell
       const T* cell = cells + tokens[corner][i] * stride;
-      Real* to = grad_cells + tokens[corner][i] * grad_stride;
+      Real* to = grad_cells + tokens[corner][i] * channels;
       const Vector<Real> weight = weights[corner][i] - Vector<Real>{};
       products[corner] = incoming[0] * load_vector(cell);
 #pragma GCC unroll 4
@@ -54,24 +47,24 @@ inline void spread_block(const HeadMap<T>& map, const GradMap<Real>& grad_map, c
 }
 
 template <typename T, typename Real>
-inline void spread_gradient(const HeadMap<T>& map, const GradMap<Real>& grad_map, const Samples<Real>& samples,
-                            const Located& located, int64_t channels, const Real* gradient) {
+inline void spread_gradient(const HeadMap<T>& map, Real* grad_map, const Samples<Real>& samples, const Located& located,
+                            int64_t channels, const Real* gradient) {
   int64_t channel = 0;
   for (; channel + 4 * kLanes<Real> <= channels; channel += 4 * kLanes<Real>) {
-    spread_block<4>(map, grad_map, samples, located, channel, gradient);
+    spread_block<4>(map, grad_map, samples, located, channels, channel, gradient);
   }
   for (; channel + 2 * kLanes<Real> <= channels; channel += 2 * kLanes<Real>) {
-    spread_block<2>(map, grad_map, samples, located, channel, gradient);
+    spread_block<2>(map, grad_map, samples, located, channels, channel, gradient);
   }
   for (; channel + kLanes<Real> <= channels; channel += kLanes<Real>) {
-    spread_block<1>(map, grad_map, samples, located, channel, gradient);
+    spread_block<1>(map, grad_map, samples, located, channels, channel, gradient);
   }
   for (; channel < channels; ++channel) {
     for (int64_t i = 0; i < located.count; ++i) {
       for (int corner = 0; corner < 4; ++corner) {
         const int64_t token = samples.cell[corner][i];
         samples.gain[corner][located.order[i]] += gradient[channel] * load(map.data[token * map.stride + channel]);
-        grad_map.data[token * grad_map.stride + channel] += samples.weight[corner][i] * gradient[channel];
+        grad_map[token * channels + channel] += samples.weight[corner][i] * gradient[channel];
       }
     }
   }
@@ -79,7 +72,7 @@ inline void spread_gradient(const HeadMap<T>& map, const GradMap<Real>& grad_map
 
 template <template <typename> class Source, typename T, typename Real, typename Out>
 inline void backward_queries(const Problem& problem, const Inputs& inputs, const HeadMap<T>& map, int64_t batch,
-                             int64_t head, const Out* grad_output, const GradMap<Real>& grad_map, Scratch scratch) {
+                             int64_t head, const Out* grad_output, Real* grad_map, Scratch scratch) {
   const int64_t channels = problem.channels;
   const Source<Real> source(problem, inputs);
   const Samples<Real> samples(problem, scratch);
@@ -105,47 +98,53 @@ inline void backward_queries(const Problem& problem, const Inputs& inputs, const
   }
 }
 
+// Writes a head's finished gradient to its place among the other heads'. `stream` says that it goes to memory directly:
+// of a map that a few queries have touched, most is zeros that nobody will read soon, and lines that are overwritten
+// whole need not be fetched first.
+template <typename T, typename Real>
+inline void unpack(const Problem& problem, const Real* from, T* to, bool stream) {
+  const int64_t channels = problem.channels, token_stride = problem.heads * channels;
+  if constexpr (sizeof(T) == sizeof(Real)) {
+    const bool aligned = reinterpret_cast<uintptr_t>(to) % kVectorBytes == 0 && channels % kLanes<Real> == 0;
+    if (stream && aligned) {
+      for (int64_t token = 0; token < problem.tokens; ++token) {
+        for (int64_t d = 0; d < channels; d += kLanes<Real>) {
+          stream_vector<Real>(load_vector(from + token * channels + d), to + token * token_stride + d);
+        }
+      }
+      finish_streams();
+      return;
+    }
+  }
+  for (int64_t token = 0; token < problem.tokens; ++token) {
+    fetch_ahead<true>(to + token * token_stride, channels, problem.heads);
+    for (int64_t d = 0; d < channels; ++d)
+      store(from[token * channels + d], to[token * token_stride + d]);
+  }
+}
+
 template <template <typename> class Source, typename T>
 void backward_units(const Problem& problem, const Work& work, const Maps& value, const Inputs& inputs,
                     const void* grad_output, void* grad_value, void* memory, int64_t begin, int64_t end) {
   using Real = typename Accumulator<T>::type;
-  constexpr bool kSameType = sizeof(T) == sizeof(Real);
-  const int64_t channels = problem.channels, token_stride = problem.heads * channels;
   const T* incoming = static_cast<const T*>(grad_output);
   Scratch scratch(memory);
-  Real* packed = work.packed ? scratch.take<Real>(problem.tokens * channels) : nullptr;
-  Real* packed_grad = work.packed || !kSameType ? scratch.take<Real>(problem.tokens * channels) : nullptr;
+  Real* packed = work.packed ? scratch.take<Real>(problem.tokens * problem.channels) : nullptr;
+  Real* grad_map = scratch.take<Real>(problem.tokens * problem.channels);
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t batch = unit / problem.heads, head = unit % problem.heads;
     const T* data = static_cast<const T*>(value.data) + batch * value.batch_stride + head * value.head_stride;
-    const HeadMap<T> in_place{data, value.token_stride, false};
-    T* to = static_cast<T*>(grad_value) + (batch * problem.tokens * problem.heads + head) * channels;
-    if constexpr (kSameType) {
-      if (!work.packed) {
-        for (int64_t token = 0; token < problem.tokens; ++token) {
-          fetch_ahead<true>(to + token * token_stride, channels, problem.heads);
-          for (int64_t d = 0; d < channels; ++d)
-            to[token * token_stride + d] = 0;
-        }
-        backward_queries<Source>(problem, inputs, in_place, batch, head, incoming, GradMap<Real>{to, token_stride},
-                                 scratch);
-        continue;
-      }
-    }
-    const GradMap<Real> apart{packed_grad, channels};
-    for (int64_t i = 0; i < problem.tokens * channels; ++i)
-      packed_grad[i] = 0;
+    for (int64_t i = 0; i < problem.tokens * problem.channels; ++i)
+      grad_map[i] = 0;
     if (work.packed) {
       const HeadMap<Real> map = pack(problem, data, value.token_stride, packed);
-      backward_queries<Source>(problem, inputs, map, batch, head, incoming, apart, scratch);
+      backward_queries<Source>(problem, inputs, map, batch, head, incoming, grad_map, scratch);
     } else {
-      backward_queries<Source>(problem, inputs, in_place, batch, head, incoming, apart, scratch);
+      const HeadMap<T> map{data, value.token_stride, false};
+      backward_queries<Source>(problem, inputs, map, batch, head, incoming, grad_map, scratch);
     }
-    for (int64_t token = 0; token < problem.tokens; ++token) {
-      fetch_ahead<true>(to + token * token_stride, channels, problem.heads);
-      for (int64_t d = 0; d < channels; ++d)
-        store(packed_grad[token * channels + d], to[token * token_stride + d]);
-    }
+    T* to = static_cast<T*>(grad_value) + (batch * problem.tokens * problem.heads + head) * problem.channels;
+    unpack(problem, grad_map, to, !work.packed);
   }
 }
 

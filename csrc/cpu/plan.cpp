@@ -28,9 +28,7 @@ int64_t scratch_bytes(const Problem& problem, const Work& work, Element element,
   const int64_t real = element == Element::Float64 ? 8 : 4;
   const int64_t map = rounded(problem.tokens * problem.channels * real);
   const int64_t samples = kArrays * rounded(problem.levels * problem.points * real);
-  // Gradients of half precision are summed in float, and where the map is packed, so is its gradient.
-  const bool in_place = !work.packed && (element == Element::Float32 || element == Element::Float64);
-  const int64_t maps = (work.packed ? 1 : 0) + (backward && !in_place ? 1 : 0);
+  const int64_t maps = (work.packed ? 1 : 0) + (backward ? 1 : 0);
   return maps * map + samples + rounded(problem.channels * real);
 }
 

@@ -1,10 +1,14 @@
-// Vectors as wide as the instruction set that this copy of the kernels is compiled for, in the compilers' own notation:
-// no intrinsics, so that x86-64 and 64-bit Arm share one source.
+// Vectors as wide as the instruction set that this copy of the kernels is compiled for, in the compilers' own notation,
+// so that x86-64 and 64-bit Arm share one source; the only intrinsics are those of stores past the caches.
 
 #pragma once
 
 #include "../bilinear.h"
 #include "elements.h"
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 namespace ddetr {
 namespace {
@@ -67,6 +71,26 @@ inline Vector<float> load_vector(const Half* from) {  // as `load`, lane by lane
 template <typename Real>
 inline void store_vector(const Vector<Real>& vector, Real* to) {
   std::memcpy(to, &vector, sizeof vector);
+}
+
+// Stores past the caches, to an address that is a multiple of the vector; `finish_streams` before another thread reads.
+template <typename Real>
+inline void stream_vector(const Vector<Real>& vector, Real* to) {
+#if defined(__AVX512F__)
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), bits_as<__m512i>(vector));
+#elif defined(__AVX__)
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), bits_as<__m256i>(vector));
+#elif defined(__SSE2__)
+  _mm_stream_si128(reinterpret_cast<__m128i*>(to), bits_as<__m128i>(vector));
+#else
+  store_vector<Real>(vector, to);
+#endif
+}
+
+inline void finish_streams() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
 }
 
 // Four vectors' sums of lanes. Neighbouring lanes meet at the end only, in one transposition for all four.
