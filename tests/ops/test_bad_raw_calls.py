@@ -181,3 +181,50 @@ def test_one_tensor_on_the_meta_device_is_refused_and_not_answered_with_unwritte
         del good["grad_output"], good["deterministic"]
         with pytest.raises(ValueError, match="is on (meta|cpu), expected"):
             torch.ops.ddetr_lab.ms_deform_attn(**good)
+
+
+def fused_arguments() -> dict[str, Any]:
+    """Return a good call of the raw fused operator."""
+    good = raw_arguments()
+    offsets, logits = good.pop(LOCATIONS), good.pop(WEIGHTS)
+    reference = torch.rand(*offsets.shape[:2], len(SHAPES), 2)
+    return good | {"reference_points": reference, "sampling_offsets": offsets, "attention_logits": logits}
+
+
+def fused_cases() -> list[RawCase]:
+    """Return the plain operators' cases by the fused operators' names, and those of the reference points."""
+    renamed = {LOCATIONS: "sampling_offsets", WEIGHTS: "attention_logits"}
+    cases = []
+    for case in RAW_CASES:
+        message = case.message
+        for old, new in renamed.items():
+            message = message.replace(old, new)
+        cases.append(RawCase(case.label, {renamed.get(k, k): v for k, v in case.changes.items()}, message))
+    name, good = "reference_points", fused_arguments()["reference_points"]
+    batch, queries, levels, _ = good.shape
+    for size in ((), (2,), good.shape[:3], (*good.shape, 2), *((*good.shape[:3], last) for last in (0, 1, 3, 5))):
+        cases.append(RawCase(f"reference {tuple(size)}", {name: torch.zeros(size)}, rf"{name} is not \(B, Q, L, 2\)"))
+    for last in (2, 4):
+        for axis in range(3):
+            size = [batch, queries, levels, last]
+            size[axis] += 1
+            message = rf"{name} is .* but sampling_offsets has B = {batch}, Q = {queries}, L = {levels}"
+            cases.append(RawCase(f"reference {tuple(size)}", {name: torch.zeros(size)}, message))
+    for dtype in (torch.int64, torch.bool, torch.complex64):
+        cases.append(RawCase(f"reference {dtype}", {name: good.to(dtype)}, rf"{name} has dtype .*, expected float64"))
+    return cases
+
+
+FUSED_CASES = fused_cases()
+
+
+@pytest.mark.parametrize("case", FUSED_CASES, ids=[case.label for case in FUSED_CASES])
+def test_the_raw_fused_operators_name_what_does_not_fit(case: RawCase) -> None:
+    good = fused_arguments()
+    operators = torch.ops.ddetr_lab
+    assert operators.ms_deform_attn_fused(**good).shape == (2, 3, 8)
+    with pytest.raises(RuntimeError, match=case.message):
+        operators.ms_deform_attn_fused(**(good | case.changes))
+    good |= {"grad_output": torch.zeros(2, 3, 8), "deterministic": True}
+    with pytest.raises(RuntimeError, match=case.message):
+        operators.ms_deform_attn_fused_backward(**(good | case.changes))
