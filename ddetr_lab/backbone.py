@@ -87,9 +87,11 @@ class Backbone(nn.Module):
             For each map, finest first: (B, channels[i], h, w) and its mask (B, h, w) bool, True on real cells.
         """
         network = self.model
-        if pixel_values.shape[-2] * pixel_values.shape[-1] >= LARGE and not torch.compiler.is_compiling():
+        large = pixel_values.shape[-2] * pixel_values.shape[-1] >= LARGE
+        if large and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
             # Channels last is the order in which convolutions are fastest, and in which a flattened map is a list of
-            # tokens. Both only round elsewhere, but small maps, whose group norms see few numbers, make much of that.
+            # tokens. Both only round elsewhere, but small maps, whose group norms see few numbers, make much of that;
+            # and training, whose backward pass gains nothing, keeps the plain network's numbers.
             network = folded(network, self._pairs)
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         features = network(pixel_values)
