@@ -9,7 +9,6 @@
 #include <string>
 
 namespace ddetr {
-namespace {
 
 using torch::headeronly::DeviceType;
 
@@ -28,6 +27,8 @@ std::string device_of(const Tensor& tensor) {
   const std::string index = ":" + std::to_string(device.index());
   return device.is_cuda() ? "cuda" + index : "device type " + std::to_string(static_cast<int>(device.type())) + index;
 }
+
+namespace {
 
 bool is_real(ScalarType type) {
   return type == ScalarType::Double || type == ScalarType::Float || type == ScalarType::Half ||

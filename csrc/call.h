@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <string>
 #include <vector>
 
 #include "problem.h"
@@ -41,6 +42,10 @@ Call checked_fused_call(const Tensor& value, const Tensor& spatial_shapes, const
 
 // Checks the gradient of the result, (B, Q, M * D).
 void check_grad_output(const Call& call, const Tensor& value, const Tensor& grad_output);
+
+// A tensor's shape and device, for messages.
+std::string shape_of(const Tensor& tensor);
+std::string device_of(const Tensor& tensor);
 
 // The tensor in a dtype and contiguous: itself where it already is.
 Tensor plain(const Tensor& tensor, ScalarType type);
