@@ -12,6 +12,8 @@ from __future__ import annotations
 import os
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -30,6 +32,7 @@ __all__ = [
     "layout_of",
     "load_image",
     "looks_rescaled",
+    "named_picture",
     "number_of_channels",
     "read_pictures",
     "to_channel_dimension_format",
@@ -234,6 +237,17 @@ def array_of(picture: Picture | torch.Tensor, layout: str | ChannelDimension | N
         picture = picture.detach().cpu()
         return (picture.float() if picture.dtype == torch.bfloat16 else picture).numpy()  # numpy has no bfloat16
     return picture
+
+
+@contextmanager
+def named_picture(number: int) -> Iterator[None]:
+    """Say in an error's message which picture of the batch it is about."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        if type(error) not in (KeyError, TypeError, ValueError):
+            raise
+        raise type(error)(f"picture {number}: {error.args[0]}") from error
 
 
 def _as_list(images: Any) -> list[Any]:

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -37,10 +36,12 @@ from ddetr_lab.image_inputs import (
     image_size,
     layout_of,
     looks_rescaled,
+    named_picture,
+    number_of_channels,
     read_pictures,
     to_channel_dimension_format,
 )
-from ddetr_lab.padding import pad_batch, pad_target
+from ddetr_lab.padding import empty_batch, pad_batch, pad_target
 from ddetr_lab.post_processing import post_process_object_detection
 from ddetr_lab.processor_config import ProcessorConfigMixin
 from ddetr_lab.processor_legacy import LegacyMethods
@@ -168,7 +169,7 @@ class DeformableDetrImageProcessor(ProcessorConfigMixin, LegacyMethods):
         if "max_size" in kwargs:
             size = kwargs.pop("max_size")
             warn_once(__name__, "max_size is deprecated: pass size={'shortest_edge': ..., 'longest_edge': ...}")
-        pad_size = kwargs.pop("pad_size", None)
+        pad_size = _chosen(kwargs.pop("pad_size", None), getattr(self, "pad_size", None))
         if kwargs:
             warn_once(__name__, f"preprocess() ignores {sorted(kwargs)}: it knows no such argument")
         size = transforms.size_dict(_chosen(size, self.size))
@@ -185,29 +186,41 @@ class DeformableDetrImageProcessor(ProcessorConfigMixin, LegacyMethods):
         if factor is not None and looks_rescaled(pictures[0]):
             warn_once(__name__, "pixels between 0 and 1 are being rescaled once more: pass do_rescale=False")
         output_layout = layout if data_format is None else ChannelDimension(data_format)
+        do_resize, do_pad = _chosen(do_resize, self.do_resize), _chosen(do_pad, self.do_pad)
+        before = [image_size(picture, layout) for picture in pictures]
+        after = before.copy()
+        for i in range(len(pictures) if do_resize else 0):
+            with named_picture(i):
+                after[i] = transforms.output_size(*before[i], size)
+
+        # Where all is known of a batch but its pixels, each picture is written to its place and never copied. A
+        # subclass's own pad gets the pictures one by one, as it expects.
+        block, places = None, cast("list[np.ndarray | None]", [None] * len(pictures))
+        kinds = {number_of_channels(picture, layout) for picture in pictures}
+        coloured, own_pad = factor is not None or mean is not None, type(self).pad is DeformableDetrImageProcessor.pad
+        if do_resize and do_pad and coloured and own_pad and len(kinds) == 1:
+            block, places[:] = empty_batch(after, kinds.pop(), output_layout, pad_target(pad_size))
 
         arrays: list[np.ndarray] = []
         labels: list[BatchFeature] = []
         for i, picture in enumerate(pictures):
-            before = after = image_size(picture, layout)
-            with _named(i):
-                if _chosen(do_resize, self.do_resize):
-                    after = transforms.output_size(*before, size)
+            with named_picture(i):
                 if targets is not None:
                     target = self.prepare_annotation(
                         picture, targets[i], format, return_segmentation_masks, masks_path, layout
                     )
-                    if _chosen(do_resize, self.do_resize):
-                        target = self.resize_annotation(target, before, after)
-                    target = target if mean is None else self.normalize_annotation(target, after)
+                    target = self.resize_annotation(target, before[i], after[i]) if do_resize else target
+                    target = target if mean is None else self.normalize_annotation(target, after[i])
                     labels.append(BatchFeature(target, return_tensors))
-                if _chosen(do_resize, self.do_resize):
-                    array = resize_and_colour(picture, layout, after, resample, factor, mean, std, output_layout)
+                steps = (factor, mean, std, output_layout)
+                if do_resize:
+                    arrays.append(resize_and_colour(picture, layout, after[i], resample, *steps, places[i]))
                 else:
-                    array = transforms.colour(picture, layout, factor, mean, std, output_layout)
-                arrays.append(array)
+                    arrays.append(transforms.colour(picture, layout, *steps))
 
-        if _chosen(do_pad, self.do_pad):
+        if block is not None:
+            batch = _features(*pad_batch(arrays, output_layout, block=block), return_tensors)
+        elif do_pad:
             batch = self.pad(arrays, return_tensors=return_tensors, input_data_format=output_layout, pad_size=pad_size)
         else:
             batch = BatchFeature({"pixel_values": arrays}, return_tensors)
@@ -332,10 +345,7 @@ class DeformableDetrImageProcessor(ProcessorConfigMixin, LegacyMethods):
         arrays = [to_channel_dimension_format(array, output_layout, layout) for array in arrays]
         target = pad_target(_chosen(pad_size, getattr(self, "pad_size", None)))
         padded, mask = pad_batch(arrays, output_layout, constant_values, target)
-        batch = BatchFeature({"pixel_values": _finished(padded, return_tensors)})
-        if return_pixel_mask:
-            batch["pixel_mask"] = _finished(mask, return_tensors)
-        return batch.convert_to_tensors(return_tensors)
+        return _features(padded, mask if return_pixel_mask else None, return_tensors)
 
     def post_process_object_detection(
         self, outputs: Any, threshold: float = 0.5, target_sizes: Any = None, top_k: int = 100
@@ -360,11 +370,14 @@ def _chosen(given: Any, default: Any) -> Any:
     return default if given is None else given
 
 
-def _finished(block: Any, return_tensors: str | TensorType | None) -> Any:
-    """Return a freshly made block as a list of its pictures, as itself, or as a tensor that shares its memory."""
-    if return_tensors is None or isinstance(block, list):
-        return list(block)
-    return torch.from_numpy(block) if TensorType(return_tensors) is TensorType.PYTORCH else block
+def _features(padded: Any, mask: np.ndarray | None, return_tensors: str | TensorType | None) -> BatchFeature:
+    """Return freshly made blocks as lists of their pictures, as themselves, or as tensors that share their memory."""
+    batch = BatchFeature({"pixel_values": padded} | ({} if mask is None else {"pixel_mask": mask}))
+    if return_tensors is None:
+        return BatchFeature({key: list(block) for key, block in batch.items()})
+    if TensorType(return_tensors) is TensorType.PYTORCH:
+        batch.update({key: torch.from_numpy(block) for key, block in batch.items() if isinstance(block, np.ndarray)})
+    return batch.convert_to_tensors(return_tensors)
 
 
 def _checked(
@@ -384,14 +397,3 @@ def _checked(
             f"masks_path has type {type(masks_path).__name__}: expected the folder of the panoptic PNG files"
         )
     return annotations
-
-
-@contextmanager
-def _named(picture: int) -> Iterator[None]:
-    """Say in an error's message which picture of the batch it is about."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError) as error:
-        if type(error) not in (KeyError, TypeError, ValueError):
-            raise
-        raise type(error)(f"picture {picture}: {error.args[0]}") from error

@@ -1,10 +1,14 @@
 """Resize and colour in one pass over memory, by the compiled library where it is built, else step by step.
 
-Pillow's resize alone takes as long as all that a fast processor does, and each step after it writes megabytes that
-the next one reads. The compiled function keeps a few rows in the processor's cache and writes nothing but the result.
-It has Pillow's weights and roundings, so that both ways give the same pixels to the last bit. A picture that loses
-height stays with Pillow: which side it resizes first, with 8 bits in between, depends on the picture and on Pillow's
-version.
+A resize of one's own needs a reason, since Pillow has a good one. Pillow's alone takes longer than all that the fastest
+other processor does (``ddetr-lab benchmark processor`` prints both), and each step after it writes megabytes that the
+next one reads. The compiled function keeps a few rows in the processor's cache and writes nothing but the result. It
+has Pillow's weights and roundings, so that both ways give the same pixels to the last bit.
+
+Pillow resizes one side, rounds to 8 bits, and resizes the other. Up to version 12 it begins with the rows; from version
+13 on, with the columns where the picture loses height, and more than twice as many pixels of it as of width. Those
+pictures stay with Pillow, and differ by a grey level here and there between its versions. At unchanged proportions they
+are downscaled pictures more than twice as high as wide.
 
 Built in chapter 2.
 """
@@ -28,7 +32,7 @@ from ddetr_lab.image_inputs import (
 )
 from ddetr_lab.ops.native import native_problem
 
-__all__ = ["resize_and_colour"]
+__all__ = ["resize_and_colour", "rows_first"]
 
 
 def resize_and_colour(
@@ -40,6 +44,7 @@ def resize_and_colour(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     output_layout: ChannelDimension | None = None,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Resize as :func:`~ddetr_lab.image_transforms.resize_to_8_bits` does, then colour as ``colour`` there does.
 
@@ -52,31 +57,38 @@ def resize_and_colour(
         mean: with ``std``, one number or one a channel.
         std: see ``mean``.
         output_layout: layout of the result; None is ``layout``.
+        out: where to write, a float32 array of the result's shape and any strides.
 
     Returns:
-        a new array, float32 unless there was nothing to compute after resizing 8-bit pixels: then uint8.
+        ``out``, or a new array, float32 unless there was nothing to compute after resizing 8-bit pixels: then uint8.
 
     Raises:
         ValueError: if the values are neither in 0-255 nor in 0-1, or ``mean`` or ``std`` does not fit the channels.
 
     Built in chapter 2.
     """
+    output_layout = output_layout or layout
     if not _compiled(picture, layout, size, resample, coloured=factor is not None or mean is not None):
         resized, stretched = transforms.resize_to_8_bits(picture, size, resample, layout)
-        return transforms.colour(resized, layout, factor, mean, std, output_layout, stretched)
+        coloured = transforms.colour(resized, layout, factor, mean, std, output_layout, stretched)
+        if out is None:
+            return coloured
+        out[...] = coloured
+        return out
     stretched = False
     pixels = array_of(picture)  # (H, W, 3)
     if not isinstance(picture, Image.Image):
         pixels, stretched = transforms.eight_bits(pixels, layout)
     table = transforms.colour_table(3, factor, mean, std, stretched)
-    planes = np.empty((3, *size), dtype=np.float32)  # numpy asks for huge pages, which halve the time of a first write
+    if out is None:
+        out = to_channel_dimension_format(np.empty((3, *size), dtype=np.float32), output_layout, ChannelDimension.FIRST)
     torch.ops.ddetr_lab.resize_bilinear(
         # A tensor can neither run backwards in memory nor be read-only.
         torch.from_numpy(np.require(pixels, requirements=["C", "W"])),
         torch.from_numpy(table),
-        torch.from_numpy(planes),
+        torch.from_numpy(to_channel_dimension_format(out, ChannelDimension.FIRST, output_layout)),
     )
-    return to_channel_dimension_format(planes, output_layout or layout, ChannelDimension.FIRST)
+    return out
 
 
 def _compiled(
@@ -86,7 +98,13 @@ def _compiled(
     return (
         coloured
         and resample in (None, Image.Resampling.BILINEAR)
-        and size[0] >= image_size(picture, layout)[0]
+        and rows_first(image_size(picture, layout), size)
         and number_of_channels(picture, layout) == 3
         and native_problem() is None
     )
+
+
+def rows_first(before: tuple[int, int], after: tuple[int, int]) -> bool:
+    """Tell whether every version of Pillow resizes rows first between two sizes (height, width) in pixels."""
+    lost_height, lost_width = before[0] - after[0], before[1] - after[1]
+    return lost_height <= 0 or lost_height <= 2 * lost_width
