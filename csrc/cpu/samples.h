@@ -106,8 +106,8 @@ inline bool all_of(const Truth& truth) {
 struct Located {
   int64_t count;
   const int32_t* order;
-  bool finite;  // all locations are; else the query's result is NaN, as with grid_sample, for a fault upstream must not
-                // become a plausible number
+  bool finite;  // all locations are, and no weight is NaN; else the query's result is NaN, as with grid_sample, for a
+                // fault upstream must not become a plausible number
 };
 
 // Finds each sample's cells and weights. Samples that touch no map are left out, or, with `keep_all`, read some cell
@@ -120,17 +120,19 @@ inline Located locate_samples(const Samples<Real>& samples, bool keep_all) {
   Truth all_touch = Reals{} == Reals{}, all_finite = all_touch;
   for (int64_t i = 0; i < samples.count; i += Samples<Real>::kTogether) {
     const Reals u = get<Reals>(samples.u, i), v = get<Reals>(samples.v, i);
+    const Reals attention = get<Reals>(samples.attention, i);
     Sample<Reals> sample;
     Reals weight[4];
     const Truth touches = locate(u, v, get<Integers>(samples.height, i), get<Integers>(samples.width, i), sample);
     corner_weights(sample, weight);
     for (int corner = 0; corner < 4; ++corner) {
       set(samples.cell[corner], i, get<Integers>(samples.start, i) + sample.cell[corner]);
-      set(samples.weight[corner], i, get<Reals>(samples.attention, i) * weight[corner]);
+      set(samples.weight[corner], i, attention * weight[corner]);
     }
     set(samples.kept, i, Numbers<Reals>::integer(touches));
     all_touch &= touches;
-    all_finite &= (u - u == Reals{}) & (v - v == Reals{});  // NaN and infinity less themselves are NaN
+    // NaN and infinity less themselves are NaN, and NaN alone is not equal to itself.
+    all_finite &= (u - u == Reals{}) & (v - v == Reals{}) & (attention == attention);
   }
   const bool finite = all_of(all_finite);
   if (keep_all || all_of(all_touch))

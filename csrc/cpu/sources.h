@@ -99,6 +99,8 @@ struct FusedSource {
     const int64_t count = samples.count;
     const Real* move = offsets + item * count * 2;
     const Real* logit = logits + item * count;
+    if (count == 0)
+      return;  // no sample: nothing to weigh
     fetch_ahead<false>(move, count * 2, heads);
     fetch_ahead<false>(logit, count, heads);
     for (int64_t level = 0, i = 0; level < levels; ++level) {
@@ -128,6 +130,13 @@ struct FusedSource {
     const Real* move = offsets + item * count * 2;
     Real* to_offset = grad_offsets + item * count * 2;
     Real* to_logit = grad_logits + item * count;
+    if (count == 0) {  // and the reference points have moved nothing
+      const int64_t numbers = levels * coordinates;
+      Real* to = grad_reference + ((batch * heads + head) * queries + query) * numbers;
+      for (int64_t i = 0; i < numbers; ++i)
+        to[i] = 0;
+      return;
+    }
     fetch_ahead<true>(to_offset, count * 2, heads);
     fetch_ahead<true>(to_logit, count, heads);
     Real mean = 0;

@@ -149,3 +149,25 @@ def test_nothing_to_do_gives_nothing(axis):
         gradient.shape == tensor.shape
         for gradient, tensor in zip(torch.autograd.grad(output.sum(), given), given, strict=True)
     )
+
+
+@needs_native
+@pytest.mark.parametrize("coordinates", [2, 4])
+def test_no_points_give_zeros(coordinates):
+    given = [tensor.requires_grad_() for tensor in problem(coordinates, points=1)]
+    given[2] = given[2].detach()[..., :0, :].requires_grad_()
+    given[3] = given[3].detach()[..., :0].requires_grad_()
+    output = ms_deform_attn_fused(given[0], SHAPES, *given[1:], backend="native")
+    assert not output.any()
+    for gradient, tensor in zip(torch.autograd.grad(output.sum(), given), given, strict=True):
+        assert gradient.shape == tensor.shape and not gradient.any()
+
+
+@needs_native
+def test_a_weight_that_is_nan_is_told_even_where_its_sample_lies_outside():
+    value, reference, offsets, logits = problem()
+    logits[0, 0, 0] = torch.nan
+    offsets[0, 0, 0] = 1e4
+    fused = ms_deform_attn_fused(value, SHAPES, reference, offsets, logits, backend="native")
+    torch.testing.assert_close(fused, in_parts(value, reference, offsets, logits), equal_nan=True)
+    assert fused[0, 0, :8].isnan().all() and not fused[0, 0, 8:].isnan().any()
