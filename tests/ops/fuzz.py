@@ -1,4 +1,4 @@
-"""Calls the compiled operator with random arguments, good and bad, and compares a sample of them with exact results.
+"""Calls the compiled operators with random arguments, good and bad, and compares a sample of them with exact results.
 
     python -m tests.ops.fuzz --calls 100000
 
@@ -18,6 +18,7 @@ import torch
 
 from ddetr_lab.ops.native import native_problem
 from tests.ops.fuzz_fused import FUSED_NAMES, FusedProblem, draw_fused, good_fused_call
+from tests.ops.fuzz_pictures import bad_picture_call, draw_picture, good_picture_call
 from tests.ops.fuzz_plain import Finding, bad_call, draw_problem, good_call
 from tests.ops.problems import NAMES
 
@@ -41,6 +42,16 @@ def main() -> int:
         number += 1
         chooser = random.Random(number)
         torch.default_generator.manual_seed(number)  # torch.manual_seed notes a traceback for every GPU: 2 ms
+        if number % 5 == 1:  # what is compared are multiples of --check-every
+            image = draw_picture(chooser)
+            bad = chooser.random() < 0.15
+            try:
+                bad_picture_call(image, chooser) if bad else good_picture_call(*image)
+            except Finding as finding:
+                print(f"finding in picture {number}: {finding}")
+                return 1
+            count.update(calls=1, pictures=1, good=not bad, bad=bad)
+            continue
         plain = draw_problem(chooser)
         check = number % options.check_every == 0
         fused = chooser.random() < 0.5
@@ -63,7 +74,8 @@ def main() -> int:
             return 1
     print(
         f"{count['calls']} calls in {time.monotonic() - started:.0f} s: {count['good']} good, "
-        f"{count['fused']} of them fused, {count['compared']} compared, {count['bad']} bad and refused"
+        f"{count['fused']} of them fused, {count['compared']} compared, {count['pictures']} pictures, "
+        f"{count['bad']} bad and refused"
     )
     print("largest errors: " + ", ".join(f"{name} {units:.2f} eps" for name, units in worst.items()))
     print("no finding")
