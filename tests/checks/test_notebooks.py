@@ -1,5 +1,7 @@
 """The chapters' exercises and their checks fit together: each solution passes, and without it each check says so."""
 
+import __future__
+
 import ast
 import re
 from pathlib import Path
@@ -37,9 +39,12 @@ CASES = [
 
 
 def run(path: Path, above: str, solution: str, check: str) -> object:
-    """Run both cells as the notebook does, and return what the check returns."""
+    """Run both cells as the notebook does, and return what the check returns.
+
+    Annotations stay text: one may name a constant of the notebook, which is no definition and was not kept.
+    """
     names: dict[str, object] = {}
-    exec(compile(above + "\n" + solution, path.name, "exec"), names)
+    exec(compile(above + "\n" + solution, path.name, "exec", __future__.annotations.compiler_flag), names)
     return eval(compile(check, path.name, "eval"), names)
 
 
