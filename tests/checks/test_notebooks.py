@@ -25,10 +25,15 @@ def exercises(path: Path) -> list[Exercise]:
 
 
 def definitions(cells: list[str]) -> str:
-    """The imports and functions of some cells: all that an exercise may use of what stands above it."""
+    """The imports, functions and plain constants of some cells: all that an exercise may use of what stands above it."""
     nodes = [node for cell in cells for node in ast.parse(cell).body]
     kept = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
-    return "\n".join(ast.unparse(node) for node in nodes if isinstance(node, kept))
+    return "\n".join(ast.unparse(node) for node in nodes if isinstance(node, kept) or is_constant(node))
+
+
+def is_constant(node: ast.stmt) -> bool:
+    """Whether a statement names a number or a text, as in WARP = 32."""
+    return isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
 
 
 CASES = [
