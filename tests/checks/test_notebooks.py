@@ -15,6 +15,7 @@ from tests.conftest import ROOT
 
 Exercise = tuple[str, str, str]  # what stands above, the cell with the solution, the cell with the check
 STUB = "raise NotImplementedError"
+CONSTANT = (ast.Constant, ast.Tuple, ast.expr_context)  # and what holds several of them
 
 
 def exercises(path: Path) -> list[Exercise]:
@@ -25,15 +26,18 @@ def exercises(path: Path) -> list[Exercise]:
 
 
 def definitions(cells: list[str]) -> str:
-    """The imports, functions and plain constants of some cells: all that an exercise may use of what stands above it."""
+    """The imports, functions and constants of some cells: all that an exercise may use of what stands above it."""
     nodes = [node for cell in cells for node in ast.parse(cell).body]
     kept = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
     return "\n".join(ast.unparse(node) for node in nodes if isinstance(node, kept) or is_constant(node))
 
 
 def is_constant(node: ast.stmt) -> bool:
-    """Whether a statement names a number or a text, as in WARP = 32."""
-    return isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+    """Whether a statement gives numbers or texts names in capitals, as in WARP = 32."""
+    if not isinstance(node, ast.Assign) or not all(isinstance(part, CONSTANT) for part in ast.walk(node.value)):
+        return False
+    names = [part for target in node.targets for part in ast.walk(target) if not isinstance(part, CONSTANT)]
+    return all(isinstance(name, ast.Name) and name.id.isupper() for name in names)
 
 
 CASES = [
