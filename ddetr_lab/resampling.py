@@ -1,9 +1,10 @@
 """Resize and colour in one pass over memory, by the compiled library where it is built, else step by step.
 
-A resize of one's own needs a reason, since Pillow has a good one. Pillow's alone takes longer than all that the fastest
-other processor does (``ddetr-lab benchmark processor`` prints both), and each step after it writes megabytes that the
-next one reads. The compiled function keeps a few rows in the processor's cache and writes nothing but the result. It
-has Pillow's weights and roundings, so that both ways give the same pixels to the last bit.
+A resize of one's own needs a reason, since Pillow has a good one. Through Pillow the processor is slower than the
+fastest other one, compiled it is faster: ``ddetr-lab benchmark processor`` prints the times, and with
+``DDETR_LAB_CACHE`` set to an empty folder those through Pillow. The compiled function keeps a few rows in the
+processor's cache and writes nothing but the result. It has Pillow's weights and roundings, so that both ways give the
+same pixels to the last bit. It is for eager calls on the CPU: there is no fake kernel to trace it by.
 
 Pillow resizes one side, rounds to 8 bits, and resizes the other. Up to version 12 it begins with the rows; from version
 13 on, with the columns where the picture loses height, and more than twice as many pixels of it as of width. Those

@@ -349,6 +349,24 @@ def test_the_steps_one_by_one_are_the_whole():
     assert np.array_equal(target["boxes"], PROCESSOR(image, annotations=detection()).labels[0].boxes)
 
 
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+def test_a_batch_is_its_pictures_padded(layout):
+    pictures = [picture(6, 9), picture(9, 6), Image.fromarray(picture(5, 5))]
+    batch = PROCESSOR(pictures, return_tensors="pt", data_format=layout)
+    steps = [PROCESSOR(image, do_pad=False, data_format=layout).pixel_values[0] for image in pictures]
+    padded = PROCESSOR.pad(steps, return_tensors="pt", input_data_format=layout)
+    assert torch.equal(batch.pixel_values, padded.pixel_values) and torch.equal(batch.pixel_mask, padded.pixel_mask)
+    assert batch.pixel_values.is_contiguous() and batch.pixel_mask.is_contiguous()
+
+
+def test_a_subclass_s_own_pad_is_called():
+    class Padded(DeformableDetrImageProcessor):
+        def pad(self, images, **kwargs):
+            return BatchFeature({"shapes": [image.shape for image in images]})
+
+    assert Padded(size=SIZE)([picture(), picture(9, 6)]) == {"shapes": [(3, 4, 6), (3, 6, 4)]}
+
+
 def test_helpers_change_the_layout():
     last = picture()
     first = last.transpose(2, 0, 1)

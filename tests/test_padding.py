@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ddetr_lab.image_inputs import ChannelDimension
-from ddetr_lab.padding import pad, pad_batch
+from ddetr_lab.padding import empty_batch, pad, pad_batch
 from tests.pictures import picture
 
 FIRST, LAST = ChannelDimension.FIRST, ChannelDimension.LAST
@@ -42,3 +42,22 @@ def test_a_batch_of_unlike_arrays_is_a_list():
     assert [array.dtype for array in padded] == [np.uint8, np.float32] and padded[0].shape == (4, 5, 3)
     padded, _ = pad_batch([picture(2, 5), picture(4, 3)[..., :1]], LAST)
     assert [array.shape for array in padded] == [(4, 5, 3), (4, 5, 1)]
+
+
+@pytest.mark.parametrize("layout", [FIRST, LAST])
+@pytest.mark.parametrize("target", [None, (6, 7)])
+def test_pictures_written_to_their_places_are_the_batch(layout, target):
+    pictures = [picture(2, 5).astype(np.float32), picture(4, 3).astype(np.float32)]
+    pictures = pictures if layout is LAST else [array.transpose(2, 0, 1) for array in pictures]
+    block, places = empty_batch([(2, 5), (4, 3)], 3, layout, target)
+    block[...] = np.nan
+    for place, array in zip(places, pictures, strict=True):
+        place[...] = array
+    padded, mask = pad_batch(places, layout, block=block)
+    expected, expected_mask = pad_batch(pictures, layout, target=target)
+    assert padded is block and np.array_equal(padded, expected) and np.array_equal(mask, expected_mask)
+
+
+def test_no_room_is_made_for_what_does_not_fit():
+    with pytest.raises(ValueError, match="does not fit into pad_size"):
+        empty_batch([(2, 5), (4, 3)], 3, FIRST, (3, 9))
