@@ -1,0 +1,354 @@
+"""Proof that the notebooks are tests: faults planted in copies of the package, each of which must turn a notebook red.
+
+`make fault-check` copies the package, plants one fault in the copy, and lets nbval re-run the chapters that ought to
+notice, in their order, until one does. A copy without a fault runs first: were it not green, red would prove nothing.
+The working tree is never touched. `test_faults.py` holds that each fault still finds the text that it replaces.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One wrong line.
+
+    Attributes:
+        says: what is wrong, in words.
+        path: of the file below ddetr_lab/.
+        old: text that stands in the file exactly once.
+        new: what replaces it.
+        chapters: whose notebooks ought to notice.
+    """
+
+    says: str
+    path: str
+    old: str
+    new: str
+    chapters: tuple[int, ...]
+
+    def apply(self, source: str) -> str:
+        """Return the source with the fault in it.
+
+        Raises:
+            ValueError: if the text to replace does not stand in the source exactly once.
+        """
+        if (count := source.count(self.old)) != 1:
+            raise ValueError(
+                f"fault {self.says!r}: {self.old!r} stands {count} times in ddetr_lab/{self.path}, expected once. "
+                "The package has changed: write the fault anew in tests/book/faults.py"
+            )
+        return source.replace(self.old, self.new)
+
+
+FAULTS = [
+    Fault(
+        "pictures: the mask is 1 on padding and 0 on real pixels",
+        "padding.py",
+        "slot[:height, :width] = 1\n        slot[:height, width:] = 0\n        slot[height:] = 0",
+        "slot[:height, :width] = 0\n        slot[:height, width:] = 1\n        slot[height:] = 1",
+        (2,),
+    ),
+    Fault(
+        "pictures: boxes are divided by (h, w, h, w)",
+        "annotations.py",
+        "np.asarray([width, height, width, height], dtype=np.float32)",
+        "np.asarray([height, width, height, width], dtype=np.float32)",
+        (2,),
+    ),
+    Fault(
+        "boxes: the centre is the left edge plus the whole width",
+        "boxes.py",
+        "torch.stack(((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0), dim=-1)",
+        "torch.stack((x1, y1, x1 - x0, y1 - y0), dim=-1)",
+        (0, 2),
+    ),
+    Fault(
+        "backbone: a frozen norm drops the activation that it carried",
+        "frozen_norm.py",
+        "frozen = cls(norm.num_features, norm.eps, nn.Sequential(*modules) if modules else None)",
+        "frozen = cls(norm.num_features, norm.eps, None)",
+        (3,),
+    ),
+    Fault(
+        "backbone: a mask is shrunk to its opposite",
+        "backbone.py",
+        "return F.interpolate(pixel_mask[:, None].float(), size=size)[:, 0].to(torch.bool)",
+        "return ~F.interpolate(pixel_mask[:, None].float(), size=size)[:, 0].to(torch.bool)",
+        (4,),
+    ),
+    Fault(
+        "positions: the sines count padded cells instead of real ones",
+        "position_encoding.py",
+        "y = mask.cumsum(1, dtype=torch.float32)",
+        "mask = ~mask\n        y = mask.cumsum(1, dtype=torch.float32)",
+        (4,),
+    ),
+    Fault(
+        "positions: padded cells count as real ones",
+        "position_encoding.py",
+        "y = mask.cumsum(1, dtype=torch.float32)",
+        "mask = torch.ones_like(mask)\n        y = mask.cumsum(1, dtype=torch.float32)",
+        (4,),
+    ),
+    Fault(
+        "positions: no level embedding",
+        "model.py",
+        "+ self.level_embed[level]",
+        "+ 0 * self.level_embed[level]",
+        (4, 12),
+    ),
+    Fault(
+        "sampling: pixel = u * W, without the half pixel, in the loops",
+        "ops/reference.py",
+        "x, y = u * width - 0.5, v * height - 0.5",
+        "x, y = u * width, v * height",
+        (5, 6),
+    ),
+    Fault(
+        "sampling: align_corners=True in grid_sample",
+        "ops/reference.py",
+        'padding_mode="zeros", align_corners=False',
+        'padding_mode="zeros", align_corners=True',
+        (5, 6, 7),
+    ),
+    Fault(
+        "attention: offsets are divided by (H, W), x and y swapped",
+        "ops/reference.py",
+        "device=reference.device).flip(-1)  # (L, 2)",
+        "device=reference.device)  # (L, 2)",
+        (6, 10),
+    ),
+    Fault(
+        "attention: softmax over the points of each level only",
+        "attention.py",
+        "weights = logits.flatten(-2).softmax(-1).view(grid)",
+        "weights = logits.softmax(-1).view(grid)",
+        (6, 10),
+    ),
+    Fault(
+        "attention: padded cells keep their values",
+        "attention.py",
+        "value = value.masked_fill(~attention_mask[..., None], 0.0)",
+        "pass",
+        (10, 6),
+    ),
+    Fault(
+        "attention: around a box, offsets count whole sides, not half",
+        "ops/reference.py",
+        "sampling_offsets / points * reference[..., 2:] * 0.5",
+        "sampling_offsets / points * reference[..., 2:]",
+        (11, 6),
+    ),
+    Fault(
+        "encoder: valid ratios forgotten in the reference points",
+        "encoder.py",
+        "return torch.cat(points, dim=1)[:, :, None] * ratios[:, None]",
+        "return torch.cat(points, dim=1)[:, :, None] * torch.ones_like(ratios[:, None])",
+        (10,),
+    ),
+    Fault(
+        "decoder: boxes off by the padding, since reference points stay in fractions of the picture",
+        "decoder.py",
+        "ratios = valid_ratios.repeat(1, 1, reference_points.shape[-1] // 2)",
+        "ratios = torch.ones_like(valid_ratios).repeat(1, 1, reference_points.shape[-1] // 2)",
+        (11,),
+    ),
+    Fault(
+        "decoder: refinement adds to the box itself, not to its inverse sigmoid",
+        "heads.py",
+        "return (offsets + reference).sigmoid()",
+        "return (offsets + reference.sigmoid()).clamp(0, 1)",
+        (11,),
+    ),
+    Fault(
+        "decoder: boxes are not detached between the layers",
+        "decoder.py",
+        "with torch.no_grad():",
+        "with torch.enable_grad():",
+        (11,),
+    ),
+    Fault(
+        "decoder: the class bias starts at 0 instead of -4.6",
+        "heads.py",
+        "PRIOR_PROBABILITY = 0.01",
+        "PRIOR_PROBABILITY = 0.5",
+        (11, 14),
+    ),
+    Fault(
+        "two stages: the proposals' boxes are as large on every level",
+        "proposals.py",
+        "BASE_SIZE * 2.0**level",
+        "BASE_SIZE",
+        (11,),
+    ),
+    Fault(
+        "matcher: the overlap is a cost instead of a gain",
+        "matcher.py",
+        "- self.giou_cost * overlap",
+        "+ self.giou_cost * overlap",
+        (13,),
+    ),
+    Fault(
+        "matcher: the class cost is minus the probability, as in DETR",
+        "matcher.py",
+        "return positive - negative",
+        "return -probability",
+        (13,),
+    ),
+    Fault(
+        "losses: IoU instead of generalised IoU",
+        "boxes.py",
+        "return iou - _ratio_or_zero(hull - union, hull)",
+        "return iou",
+        (13, 14),
+    ),
+    Fault(
+        "losses: focal loss ignores gamma",
+        "losses.py",
+        "loss = entropy * (1 - right) ** gamma",
+        "loss = entropy",
+        (13, 14),
+    ),
+    Fault(
+        "losses: no auxiliary losses",
+        "losses.py",
+        'parts += [(f"_{index}", layer, targets) for index, layer in enumerate(auxiliary_outputs)]',
+        "pass",
+        (14,),
+    ),
+    Fault(
+        "losses: divided by the number of pictures, not of boxes",
+        "losses.py",
+        'count = float(sum(len(target["class_labels"]) for target in targets))',
+        "count = float(len(targets))",
+        (14,),
+    ),
+    Fault(
+        "pictures out: query and label of a detection are exchanged",
+        "post_processing.py",
+        "(index // labels_in_all, index % labels_in_all)",
+        "(index % labels_in_all, index // labels_in_all)",
+        (15, 1),
+    ),
+    Fault(
+        "pictures out: boxes are scaled by (h, w, h, w)",
+        "post_processing.py",
+        "torch.stack([widths, heights, widths, heights], dim=1)",
+        "torch.stack([heights, widths, heights, widths], dim=1)",
+        (15, 1),
+    ),
+    Fault(
+        "evaluation: corners are handed to COCO as corner and size",
+        "evaluation.py",
+        '"bbox": [x0, y0, x1 - x0, y1 - y0]',
+        '"bbox": [x0, y0, x1, y1]',
+        (15,),
+    ),
+]
+
+
+def notebook_of(chapter: int) -> Path:
+    """Return the path of a chapter's notebook.
+
+    Raises:
+        FileNotFoundError: if there is no such chapter, or more than one.
+    """
+    found = list((ROOT / "book").glob(f"{chapter:02d}_*.ipynb"))
+    if len(found) != 1:
+        raise FileNotFoundError(f"chapter {chapter} has {len(found)} notebooks in book/, expected one")
+    return found[0]
+
+
+def copy_book(folder: Path, chapters: Sequence[int]) -> None:
+    """Copy the package and some notebooks to where a fault may be planted; what is only read is linked."""
+    shutil.copytree(ROOT / "ddetr_lab", folder / "ddetr_lab", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "csrc").symlink_to(ROOT / "csrc")
+    (folder / "book").mkdir()
+    for chapter in chapters:
+        shutil.copy(notebook_of(chapter), folder / "book")
+
+
+def first_red_cell(folder: Path, notebook: Path) -> str | None:
+    """Re-run a notebook with the package in `folder`, and return the first cell that turns red, or None.
+
+    Raises:
+        RuntimeError: if nbval ends in a way that is neither green nor red.
+    """
+    sanitize = ROOT / "tests/book/nbval_sanitize.cfg"
+    command = [sys.executable, "-m", "pytest", str(notebook), "--nbval", "--nbval-current-env", "-x", "-q"]
+    command += [f"--nbval-sanitize-with={sanitize}", "--nbval-cell-timeout=600", "--tb=no", "-rfE"]
+    command += ["-n", "0", "-p", "no:randomly", "-p", "no:cacheprovider", "--rootdir", str(folder), "-c", os.devnull]
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    red = re.search(r"^(?:FAILED|ERROR) .*::Cell (\d+)", result.stdout, re.M)
+    if (result.returncode, red is None) not in ((0, True), (1, False)):
+        raise RuntimeError(f"nbval ended with {result.returncode}:\n{result.stdout[-2000:]}{result.stderr[-2000:]}")
+    if red is None:
+        return None
+    cells = [cell for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
+    return str(cells[int(red[1])]["id"])
+
+
+def plant(fault: Fault | None, folder: Path, every: bool = False) -> list[str]:
+    """Return "notebook: cell" of each notebook that notices a fault, the first one only unless `every`.
+
+    Without a fault all chapters run that any fault names.
+    """
+    chapters = fault.chapters if fault else sorted({chapter for each in FAULTS for chapter in each.chapters})
+    copy_book(folder, chapters)
+    if fault:
+        file = folder / "ddetr_lab" / fault.path
+        file.write_text(fault.apply(file.read_text(encoding="utf-8")), encoding="utf-8")
+    noticed = []
+    for chapter in chapters:
+        notebook = folder / "book" / notebook_of(chapter).name
+        if cell := first_red_cell(folder, notebook):
+            noticed.append(f"{notebook.stem}: {cell}")
+            if fault and not every:
+                break
+    return noticed
+
+
+def check(faults: Sequence[Fault], every: bool, tell: Callable[[str], None]) -> bool:
+    """Run the control and all faults, tell a row of a table each, and return whether all is as it should be."""
+    rows = [("no fault: every notebook stays green", None), *[(fault.says, fault) for fault in faults]]
+    tell("| fault | what noticed it: notebook, and id of its first red cell | seconds |\n|---|---|--:|")
+    missed = 0
+    for says, fault in rows:
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            noticed = plant(fault, Path(folder), every)
+        fine = bool(noticed) == (fault is not None)
+        missed += not fine
+        told = "; ".join(noticed) or ("nothing" if fine else "NOTHING")
+        tell(f"| {says} | {told if fine or not noticed else 'RED: ' + told} | {time.perf_counter() - start:.0f} |")
+    tell(f"\n{len(faults)} faults, {missed} rows not as they should be.")
+    return missed == 0
+
+
+def main() -> int:
+    """Run the command line; exit with 1 if a fault goes unnoticed or the control is not green."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--every", action="store_true", help="go on to the other chapters that ought to notice")
+    parser.add_argument("--only", metavar="TEXT", default="", help="only faults whose words contain TEXT")
+    arguments = parser.parse_args()
+    faults = [fault for fault in FAULTS if arguments.only in fault.says]
+    return 0 if check(faults, arguments.every, lambda line: print(line, flush=True)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
