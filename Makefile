@@ -20,7 +20,9 @@ NBVAL := --nbval --nbval-current-env --nbval-sanitize-with=tests/book/nbval_sani
 BOOK_REPOSITORY ?=
 export BOOK_REPOSITORY
 
-.PHONY: help ops cuda-compile cuda-check book test lab lint format coverage sanitize golden-report clean distclean force
+CLASSROOM_SET := _build/classroom
+
+.PHONY: classroom-check help ops cuda-compile cuda-check book test lab lint format coverage sanitize golden-report clean distclean force
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -34,6 +36,7 @@ help:
 	@echo 'make lint           ruff and mypy;   make format   lets ruff rewrite the files'
 	@echo 'make coverage       which lines of ddetr_lab the tests reach'
 	@echo 'make sanitize       100,000 random calls of the operator, compiled with ASan and UBSan (CALLS=...)'
+	@echo 'make classroom-check  grade the teacher'\''s notebooks (full marks) and a student set (none)'
 	@echo 'make golden-report  largest differences from the stored numbers of the reference'
 	@echo 'make clean          remove what was built;   make distclean   also removes .venv'
 	@echo
@@ -115,6 +118,14 @@ lint: $(TEST_READY)
 format: $(TEST_READY)
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+# Both gradings take some minutes; the exit code does not depend on grades, so the points are looked at here.
+classroom-check: $(TEST_READY) ops
+	@rm -rf $(CLASSROOM_SET) && mkdir -p $(CLASSROOM_SET)
+	$(VENV)/bin/ddetr-lab classroom student --out $(CLASSROOM_SET)/student
+	$(VENV)/bin/ddetr-lab classroom grade book --out $(CLASSROOM_SET)/teacher.csv --jobs $(JOBS)
+	$(VENV)/bin/ddetr-lab classroom grade $(CLASSROOM_SET)/student --out $(CLASSROOM_SET)/student.csv --jobs $(JOBS)
+	@$(PY) -m tests.classroom.points $(CLASSROOM_SET)/teacher.csv $(CLASSROOM_SET)/student.csv
 
 golden-report: $(TEST_READY)
 	$(PY) tests/golden/report.py

@@ -1,4 +1,4 @@
-"""The command ``ddetr-lab``: doctor, build-ops, detect, train, evaluate, benchmark.
+"""The command ``ddetr-lab``: doctor, build-ops, detect, train, evaluate, benchmark, classroom.
 
 Built in chapter 0.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ddetr_lab.benchmark import command as benchmark_command
+from ddetr_lab.classroom import command as classroom_command
 
 __all__ = ["main"]
 
@@ -60,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
 
     benchmark = commands.add_parser("benchmark", help="time this package beside its peers, alternately, in one run")
     benchmark_command.add_arguments(benchmark, _positive_int)
+
+    classroom = commands.add_parser("classroom", help="for teachers: write a class set, grade what comes back")
+    classroom_command.add_arguments(classroom, _positive_int)
     return parser
 
 
@@ -195,6 +199,10 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     return benchmark_command.run(arguments, arguments.words, _device, print)
 
 
+def _classroom(arguments: argparse.Namespace) -> int:
+    return classroom_command.run(arguments, print)
+
+
 def _build_ops(arguments: argparse.Namespace) -> int:
     from ddetr_lab.ops.build import build_library
     from ddetr_lab.ops.cuda_toolkit import parse_architectures
@@ -225,6 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train": _train,
         "evaluate": _evaluate,
         "benchmark": _benchmark,
+        "classroom": _classroom,
     }
     try:
         return commands[arguments.command](arguments)

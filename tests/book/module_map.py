@@ -101,6 +101,17 @@ MODULES: list[tuple[str, tuple[int, ...]]] = [
     ("benchmark.tables", (9,)),
     ("benchmark.page", (9,)),
     ("benchmark.command", (9,)),
+    ("classroom", EVERY_CHAPTER),
+    ("classroom.exercises", EVERY_CHAPTER),
+    ("classroom.student", EVERY_CHAPTER),
+    ("classroom.submissions", EVERY_CHAPTER),
+    ("classroom.wire", EVERY_CHAPTER),
+    ("classroom.confine", EVERY_CHAPTER),
+    ("classroom.inside", EVERY_CHAPTER),
+    ("classroom.sandbox", EVERY_CHAPTER),
+    ("classroom.referee", EVERY_CHAPTER),
+    ("classroom.grading", EVERY_CHAPTER),
+    ("classroom.command", EVERY_CHAPTER),
     ("cli", (0,)),
 ]
 

@@ -1,0 +1,131 @@
+"""A folder of submissions graded, one after the other or several at a time, and the table that comes out.
+
+Used in every chapter.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ddetr_lab.classroom.exercises import Chapter, ClassroomError
+from ddetr_lab.classroom.referee import STUMBLES, Graded, Verdict, grade_notebook
+from ddetr_lab.classroom.sandbox import Limits
+from ddetr_lab.classroom.submissions import Submission, find_submissions, plan
+
+__all__ = ["COLUMNS", "GRADER_FAILED", "grade_folder", "rows", "summary", "write_csv"]
+
+COLUMNS = ("student", "notebook", "exercise", "points", "max", "state", "first hint")
+GRADER_FAILED = "grader failed"
+LONGEST_HINT = 600
+Results = list[tuple[Submission, Graded, dict[str, bool]]]
+
+
+def grade_folder(
+    folder: Path, chapters: Sequence[Chapter], limits: Limits, sealed: bool, jobs: int = 1
+) -> tuple[Results, list[str]]:
+    """Grade every notebook of a folder and of its subfolders.
+
+    Args:
+        folder: with notebooks, or with one subfolder for each student.
+        chapters: with solutions, from ``read_book``.
+        limits: for each notebook.
+        sealed: whether students' code runs in namespaces.
+        jobs: notebooks at a time.
+
+    Returns:
+        the results in the order of the files, and remarks on what was left out.
+
+    Raises:
+        ClassroomError: if there is nothing to grade.
+    """
+    if not folder.is_dir():
+        raise ClassroomError(f"{folder} is no folder. Name the folder that holds the notebooks to grade.")
+    found, remarks = find_submissions(folder, chapters)
+    if not found:
+        raise ClassroomError(f"There is no notebook in {folder} nor in its subfolders.")
+    book = chapters[0].path.resolve().parent
+    # Whatever holds an answer: the solutions, their rendered pages, what the tests take for right, the history.
+    answers = [book.parent / name for name in ("_build", "tests/checks", ".git")]
+    hidden = [book, *answers, folder.resolve()]
+
+    def graded(one: Submission) -> tuple[Submission, Graded, dict[str, bool]]:
+        return one, *_grade(one, limits, sealed, hidden)
+
+    with ThreadPoolExecutor(max_workers=jobs) as pool:
+        done = list(tqdm(pool.map(graded, found), total=len(found), desc="grading", unit="notebook"))
+    return done, remarks
+
+
+def _grade(one: Submission, limits: Limits, sealed: bool, hidden: Sequence[Path]) -> tuple[Graded, dict[str, bool]]:
+    if one.chapter is None:
+        verdict = Verdict("", 0, 0, "not recognised", "neither its name nor its cells belong to a chapter of the book")
+        return Graded([verdict]), {}
+    try:
+        planned = plan(one.path, one.chapter)
+    except (ValueError, OSError) as error:
+        empty = [Verdict(each.label, 0, each.points, "unreadable", str(error)) for each in one.chapter.exercises]
+        return Graded(empty), {}
+    try:
+        return grade_notebook(planned, one.chapter.exercises, limits, sealed, hidden), planned.answered
+    except (*STUMBLES, OSError, ImportError) as error:  # a defect of ours: told, and the next notebook is graded
+        hint = f"{type(error).__name__}: {error}"
+        failed = [Verdict(each.label, 0, each.points, GRADER_FAILED, hint) for each in one.chapter.exercises]
+        return Graded(failed), planned.answered
+
+
+def rows(results: Results) -> Iterator[tuple[str, ...]]:
+    """Yield the table's rows: each exercise, question and note of a notebook, its total, and each student's total."""
+    totals: dict[str, list[int]] = {}
+    for one, graded, answered in results:
+        start = (one.student, one.path.name)
+        for verdict in graded.verdicts:
+            yield (*start, verdict.label, str(verdict.points), str(verdict.most), verdict.state, verdict.hint)
+        for label, written in answered.items():
+            yield (*start, label, "", "", "to read" if written else "empty", "")
+        for note in graded.notes:
+            yield (*start, "note", "", "", "", note)
+        points, most = _sums(graded)
+        yield (*start, "total", str(points), str(most), f"{graded.seconds:.0f} s", "")
+        total = totals.setdefault(one.student, [0, 0])
+        total[0], total[1] = total[0] + points, total[1] + most
+    for student, (points, most) in totals.items():
+        yield student, "all", "total", str(points), str(most), "", ""
+
+
+def _sums(graded: Graded) -> tuple[int, int]:
+    return sum(one.points for one in graded.verdicts), sum(one.most for one in graded.verdicts)
+
+
+def write_csv(path: Path, table: Iterator[tuple[str, ...]]) -> None:
+    """Write the table in one step, with nothing in it that a spreadsheet would take for a formula."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            writer.writerows([_harmless(cell) for cell in row] for row in table)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _harmless(text: str) -> str:
+    """Text from a submission for one cell of a spreadsheet: no control characters, no formula, not too long."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in text)[:LONGEST_HINT]
+    return f"'{plain}" if plain[:1] in ("=", "+", "-", "@") else plain
+
+
+def summary(results: Results) -> Iterator[str]:
+    """Yield a line for each notebook: points, seconds and the first thing to know."""
+    for one, graded, _ in results:
+        points, most = _sums(graded)
+        failed = next((f"{v.label}: {v.state}" for v in graded.verdicts if v.points < v.most), "")
+        name = _harmless(f"{one.student}/{one.path.name}" if one.student else one.path.name)
+        remark = _harmless(failed or "; ".join(graded.notes))[:70]
+        yield f"{name:40} {points:3} of {most:3}  {graded.seconds:6.1f} s  {remark}".rstrip()

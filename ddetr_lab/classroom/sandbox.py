@@ -1,0 +1,245 @@
+"""A student's process from outside: started under limits, asked over a wire, watched, and ended with all its children.
+
+Used in every chapter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ddetr_lab.classroom.wire import WireError, pack, unpack
+from ddetr_lab.ops.build import cache_folder
+
+__all__ = ["Ended", "Limits", "Sandbox", "can_seal", "descendants"]
+
+UNSHARE = (
+    *("unshare", "--user", "--map-root-user", "--mount", "--net", "--ipc", "--uts"),
+    *("--pid", "--fork", "--kill-child", "--mount-proc"),
+)
+SECRETS = (".ssh", ".aws", ".gnupg", ".config", ".kube", ".docker")  # below the home folder
+KEPT_OUTPUT = 2**20  # bytes printed by a notebook; the rest is counted and dropped
+GRACE = 5.0  # seconds beyond a call's own limit, for the answer to arrive
+
+
+class Ended(Exception):
+    """The student's process is gone; the message says why."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one notebook may use.
+
+    Attributes:
+        seconds: of wall-clock time for the notebook.
+        cell_seconds: for one cell, or one call of a check.
+        memory: bytes that a process may write to, and that all processes of a notebook may hold.
+        file_size: bytes of the largest file.
+        processes: at most at the same time, threads not counted.
+    """
+
+    seconds: float = 600.0
+    cell_seconds: float = 200.0
+    memory: int = 4 * 2**30
+    file_size: int = 256 * 2**20
+    processes: int = 64
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes below a process (Linux; elsewhere none)."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*/stat") if sys.platform.startswith("linux") else ():
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            parents.setdefault(int(entry.read_text().rpartition(")")[2].split()[1]), []).append(int(entry.parent.name))
+    found, open_ends = [], [pid]
+    while open_ends:
+        children = parents.get(open_ends.pop(), [])
+        found += children
+        open_ends += children
+    return found
+
+
+def can_seal() -> bool:
+    """Whether this system lets a user make namespaces: tried, by starting and ending a sealed process."""
+    if shutil.which("unshare") is None:
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {"workspace": folder, "sealed": True, "hidden": [], "file_size": 2**20, "probe": True}
+        command = [*UNSHARE, *_python(settings)]
+        done = subprocess.run(command, env=_environment(Path(folder)), capture_output=True, timeout=60, check=False)
+        return done.returncode == 0
+
+
+def _python(settings: dict[str, Any]) -> list[str]:
+    return [sys.executable, "-m", "ddetr_lab.classroom.inside", json.dumps(settings)]
+
+
+def _environment(workspace: Path) -> dict[str, str]:
+    """Return an environment made from nothing: no token of the teacher's is in it."""
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": str(workspace),
+        "TMPDIR": str(workspace / "tmp"),
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "DDETR_LAB_CACHE": str(cache_folder()),
+        "MPLBACKEND": "Agg",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+
+
+class Sandbox:
+    """One student's process.
+
+    Args:
+        limits: that hold for it.
+        sealed: whether to use namespaces (see ``can_seal``).
+        hidden: folders that hold answers or other students' work.
+    """
+
+    def __init__(self, limits: Limits, sealed: bool, hidden: Sequence[Path]) -> None:
+        self.limits, self.printed, self.reason = limits, 0, ""
+        self.closed = threading.Event()
+        self.folder = tempfile.TemporaryDirectory(prefix="ddetr-grade-")
+        workspace = Path(self.folder.name).resolve()
+        ours, theirs = socket.socketpair()
+        self.wire = ours
+        self.deadline = time.monotonic() + limits.seconds
+        covered = [*hidden, *(Path.home() / name for name in SECRETS), Path("/run")]
+        settings = {
+            "workspace": str(workspace),
+            "sealed": sealed,
+            "hidden": [str(folder) for folder in covered if not workspace.is_relative_to(folder)],
+            "memory": limits.memory,
+            "file_size": limits.file_size,
+            "cpu_seconds": int(limits.seconds) + 10,
+            "processes": limits.processes * 4,  # the kernel counts threads too
+            "descriptor": theirs.fileno(),
+            "probe": False,
+        }
+        self.process = subprocess.Popen(
+            [*(UNSHARE if sealed else ()), *_python(settings)],
+            env=_environment(workspace),
+            cwd=workspace,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+        )
+        theirs.close()
+        self.output = bytearray()
+        self.threads = [
+            threading.Thread(target=self._drain, args=(self.process.stdout,), daemon=True),
+            threading.Thread(target=self._watch, daemon=True),
+        ]
+        for thread in self.threads:
+            thread.start()
+
+    def ask(self, header: dict[str, Any], buffers: Sequence[bytes] = ()) -> tuple[dict[str, Any], list[bytes]]:
+        """Send a frame and wait for the answer.
+
+        Raises:
+            Ended: if none comes in time; the process is gone then.
+        """
+        seconds = self.limits.cell_seconds
+        until = min(self.deadline, time.monotonic() + seconds + GRACE)
+        try:
+            self._patience(until)
+            self.wire.sendall(pack({**header, "seconds": seconds}, list(buffers)))
+            return unpack(lambda size: self._exactly(size, until))
+        except (OSError, WireError) as error:
+            self.end(self._why(error))
+            raise Ended(self.reason) from error
+
+    def _why(self, error: Exception) -> str:
+        if time.monotonic() >= self.deadline:
+            return f"stopped after {self.limits.seconds:g} seconds, the limit for a notebook"
+        if isinstance(error, TimeoutError):
+            return f"a cell ran longer than {self.limits.cell_seconds:g} seconds and could not be interrupted"
+        if isinstance(error, WireError):
+            return "the process sent what no answer looks like"
+        return "the process ended itself (os._exit, a crash, or a limit of memory or processor time)"
+
+    def _patience(self, until: float) -> None:
+        left = until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self.wire.settimeout(left)
+
+    def _exactly(self, size: int, until: float) -> bytes:
+        parts = []
+        while size:
+            self._patience(until)
+            part = self.wire.recv(min(size, 1 << 20))
+            if not part:
+                raise ConnectionError("the other end was closed")
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def _drain(self, pipe: IO[bytes]) -> None:
+        """Read what is printed, so that nothing blocks, and keep the beginning."""
+        while part := os.read(pipe.fileno(), 1 << 16):
+            self.printed += len(part)
+            self.output += part[: max(0, KEPT_OUTPUT - len(self.output))]
+        pipe.close()
+
+    def _watch(self) -> None:
+        """End the process if it and its children together hold too much memory, or are too many."""
+        page = os.sysconf("SC_PAGE_SIZE")
+        while not self.closed.wait(0.2):
+            everyone = descendants(self.process.pid)
+            held = 0
+            for pid in everyone:
+                with contextlib.suppress(OSError, ValueError):
+                    _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_text().split()
+                    held += (int(resident) - int(shared)) * page
+            if len(everyone) > self.limits.processes:
+                self.end(f"stopped with more than {self.limits.processes} processes")
+            elif held > self.limits.memory:
+                self.end(f"stopped with more than {self.limits.memory / 2**30:.1f} GB of memory")
+
+    def end(self, reason: str = "") -> None:
+        """End the process and all its children, and remove its folder. May be called again."""
+        self.reason = self.reason or reason
+        self.closed.set()
+        for _ in range(50):  # a child may fork while its siblings are ended
+            left = descendants(self.process.pid)
+            for pid in left:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+            if not left:
+                break
+            time.sleep(0.01)
+        with contextlib.suppress(OSError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        if threading.current_thread() not in self.threads:
+            for thread in self.threads:
+                thread.join(timeout=5)
+            self.wire.close()
+            self.folder.cleanup()
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
