@@ -170,18 +170,18 @@ def generalized_box_iou(boxes1_xyxy: Tensor, boxes2_xyxy: Tensor) -> Tensor:
     informative, down to -1, where boxes do not touch and the IoU is flat at 0.
 
     Args:
-        boxes1_xyxy: (N, 4) corner boxes, any frame.
-        boxes2_xyxy: (M, 4) corner boxes in the same frame.
+        boxes1_xyxy: (..., N, 4) corner boxes, any frame.
+        boxes2_xyxy: (..., M, 4) corner boxes in the same frame.
 
     Returns:
-        (N, M), between -1 and 1.
+        (..., N, M), between -1 and 1.
 
     Raises:
         ValueError: if a box has its corners the wrong way round or a NaN; the message has its row.
     """
     _check_corners(boxes1_xyxy, "boxes1_xyxy")
     _check_corners(boxes2_xyxy, "boxes2_xyxy")
-    return _generalized(boxes1_xyxy[:, None], boxes2_xyxy[None])
+    return _generalized(boxes1_xyxy[..., :, None, :], boxes2_xyxy[..., None, :, :])
 
 
 def elementwise_generalized_box_iou(boxes1_xyxy: Tensor, boxes2_xyxy: Tensor) -> Tensor:

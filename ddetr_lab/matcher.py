@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ddetr_lab.boxes import at_least_float32, cxcywh_to_xyxy, generalized_box_iou
 
@@ -22,13 +23,14 @@ def focal_class_cost(logits: Tensor, class_labels: Tensor) -> Tensor:
     """Price of giving each query each target's class: focal loss if it is right, less focal loss if it is not.
 
     Args:
-        logits: (Q, K).
-        class_labels: (N,) int64.
+        logits: (..., Q, K).
+        class_labels: (..., N) int64, with the same leading axes.
 
     Returns:
-        (Q, N); low where the query already believes in the class.
+        (..., Q, N); low where the query already believes in the class.
     """
-    probability = logits.sigmoid()[:, class_labels]  # (Q, N)
+    wanted = class_labels[..., None, :].expand(*logits.shape[:-1], class_labels.shape[-1])  # (..., Q, N)
+    probability = logits.sigmoid().gather(-1, wanted)
     positive = ALPHA * (1 - probability) ** GAMMA * -(probability + 1e-8).log()
     negative = (1 - ALPHA) * probability**GAMMA * -(1 - probability + 1e-8).log()
     return positive - negative
@@ -52,7 +54,16 @@ class HungarianMatcher:
         self.class_cost, self.bbox_cost, self.giou_cost = class_cost, bbox_cost, giou_cost
 
     def cost_matrix(self, logits: Tensor, boxes_cxcywh: Tensor, target: Mapping[str, Tensor]) -> Tensor:
-        """Compute the cost (Q, N) of every pair for one picture: logits (Q, K), boxes (Q, 4), a target's N objects."""
+        """Compute the cost of every pair of a query and an object.
+
+        Args:
+            logits: (Q, K) of one picture, or (B, Q, K).
+            boxes_cxcywh: (Q, 4) or (B, Q, 4) in _norm.
+            target: ``class_labels`` (N,) or (B, N) int64 and ``boxes`` (N, 4) or (B, N, 4) cxcywh in _norm.
+
+        Returns:
+            (Q, N) or (B, Q, N).
+        """
         target_boxes = target["boxes"].to(boxes_cxcywh)
         distance = torch.cdist(boxes_cxcywh, target_boxes, p=1)
         overlap = generalized_box_iou(cxcywh_to_xyxy(boxes_cxcywh), cxcywh_to_xyxy(target_boxes))
@@ -83,23 +94,32 @@ class HungarianMatcher:
         remedy = "look for NaN in the pictures and in the weights, or lower the learning rate"
         _refuse_nan(logits, "logits", "query", remedy)
         _refuse_nan(boxes, "pred_boxes", "query", remedy)
+        padded = _padded(targets, boxes)
+        _refuse_nan(padded["boxes"], "target boxes", "object", "correct the annotation")
+        # One computation and one transfer for the whole batch; the padding's columns are cut off.
+        costs = self.cost_matrix(logits, boxes, padded).cpu().numpy()  # (B, Q, most N)
         pairs = []
-        for picture, target in enumerate(targets):
-            _refuse_nan(
-                target["boxes"][None], "target boxes", "object", "correct the annotation", first_picture=picture
-            )
-            cost = self.cost_matrix(logits[picture], boxes[picture], target).cpu()
-            queries, objects = linear_sum_assignment(cost.numpy())
+        for cost, target in zip(costs, targets, strict=True):
+            queries, objects = linear_sum_assignment(cost[:, : len(target["class_labels"])])
             pairs.append((torch.as_tensor(queries, dtype=torch.int64), torch.as_tensor(objects, dtype=torch.int64)))
         return pairs
 
 
-def _refuse_nan(tensor: Tensor, name: str, row_name: str, remedy: str, first_picture: int = 0) -> None:
+def _padded(targets: Sequence[Mapping[str, Tensor]], like: Tensor) -> dict[str, Tensor]:
+    """Stack targets of unequal length, zeros behind a picture's own: labels (B, most N) and boxes (B, most N, 4)."""
+    labels = [target["class_labels"].to(like.device, torch.int64) for target in targets]
+    boxes = [target["boxes"].to(like) for target in targets]
+    if not targets:
+        return {"class_labels": like.new_zeros((0, 0), dtype=torch.int64), "boxes": like.new_zeros((0, 0, 4))}
+    return {"class_labels": pad_sequence(labels, batch_first=True), "boxes": pad_sequence(boxes, batch_first=True)}
+
+
+def _refuse_nan(tensor: Tensor, name: str, row_name: str, remedy: str) -> None:
     bad = ~torch.isfinite(tensor).all(-1)  # (B, rows)
     if bad.any():
         picture, row = (int(index) for index in bad.nonzero()[0])
         values = [round(value, 4) for value in tensor[picture, row].tolist()[:4]]
         raise ValueError(
             f"the matcher cannot weigh {name} that are not finite: {int(bad.sum())} of {bad.numel()} rows, "
-            f"first picture {picture + first_picture}, {row_name} {row}: {values}. To mend it, {remedy}"
+            f"first picture {picture}, {row_name} {row}: {values}. To mend it, {remedy}"
         )
