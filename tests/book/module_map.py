@@ -42,6 +42,7 @@ MODULES: list[tuple[str, tuple[int, ...]]] = [
     ("checkpoints", (12,)),
     ("model", (12,)),
     ("detector", (12,)),
+    ("dense_detr", (17,)),
     ("batch", (2,)),
     ("image_inputs", (2,)),
     ("image_transforms", (2,)),
