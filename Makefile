@@ -22,7 +22,7 @@ export BOOK_REPOSITORY
 
 CLASSROOM_SET := _build/classroom
 
-.PHONY: classroom-check help ops cuda-compile cuda-check book test lab lint format coverage sanitize golden-report clean distclean force
+.PHONY: classroom-check book-check fault-check help ops cuda-compile cuda-check book test lab lint format coverage sanitize golden-report clean distclean force
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -37,6 +37,8 @@ help:
 	@echo 'make coverage       which lines of ddetr_lab the tests reach'
 	@echo 'make sanitize       100,000 random calls of the operator, compiled with ASan and UBSan (CALLS=...)'
 	@echo 'make classroom-check  grade the teacher'\''s notebooks (full marks) and a student set (none)'
+	@echo 'make book-check     Chromium over every page, light and dark, wide and narrow (needs chromium and axe-core)'
+	@echo 'make fault-check    plant faults in copies of the package: each must turn a notebook red'
 	@echo 'make golden-report  largest differences from the stored numbers of the reference'
 	@echo 'make clean          remove what was built;   make distclean   also removes .venv'
 	@echo
@@ -126,6 +128,13 @@ classroom-check: $(TEST_READY) ops
 	$(VENV)/bin/ddetr-lab classroom grade book --out $(CLASSROOM_SET)/teacher.csv --jobs $(JOBS)
 	$(VENV)/bin/ddetr-lab classroom grade $(CLASSROOM_SET)/student --out $(CLASSROOM_SET)/student.csv --jobs $(JOBS)
 	@$(PY) -m tests.classroom.points $(CLASSROOM_SET)/teacher.csv $(CLASSROOM_SET)/student.csv
+
+# PICTURES=folder keeps a screenshot of each page in each mode.
+book-check: $(TEST_READY)
+	$(PY) -m tests.book.book_check $(if $(PICTURES),--pictures '$(PICTURES)')
+
+fault-check: $(TEST_READY) ops
+	$(PY) -m tests.book.faults
 
 golden-report: $(TEST_READY)
 	$(PY) tests/golden/report.py

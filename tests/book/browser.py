@@ -38,7 +38,7 @@ class Tab:
     """One tab: send commands, and collect what the page does meanwhile."""
 
     def __init__(self, address: str) -> None:
-        self.socket = websocket.create_connection(address, timeout=60, suppress_origin=True, max_size=None)
+        self.socket = websocket.create_connection(address, timeout=300, suppress_origin=True, max_size=None)
         self.numbers = itertools.count(1)
         self.session: str | None = None
         self.events: list[Event] = []
