@@ -21,12 +21,11 @@ from ddetr_lab.data.coco import CocoDataset, write_coco
 from ddetr_lab.data.collate import Collate
 from ddetr_lab.data.digits import DigitScenes
 from ddetr_lab.data.labels import LabelMap
-from ddetr_lab.data.sampling import BatchStream, SizeBucketSampler
+from ddetr_lab.data.sampling import SizeBucketSampler
 from ddetr_lab.data.transforms import training_transform
 from ddetr_lab.data.views import TransformedDataset
 
 __all__ = [
-    "BatchStream",
     "CocoDataset",
     "Collate",
     "DigitScenes",

@@ -6,21 +6,21 @@ random from photographs of mixed shapes are padding to a quarter or more; batche
 
 The order of an epoch is a function of ``(seed, epoch)`` alone, so a run that stopped after so many batches goes on with
 the very next one. What counts is the batches that training has *consumed*: the workers of a ``DataLoader`` fetch ahead,
-so the sampler cannot know. ``BatchStream`` counts for it.
+so the sampler cannot know, and the training loop counts for it with ``advance``.
 
 Built in chapter 16.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Sampler
 
-__all__ = ["BatchStream", "SizeBucketSampler", "padding_waste", "picture_sizes"]
+__all__ = ["SizeBucketSampler", "padding_waste", "picture_sizes"]
 
 # Pictures are sorted within pools of so many batches: large enough for close fits, small enough that an epoch's
 # batches hold other neighbours than the last one's.
@@ -157,59 +157,6 @@ class SizeBucketSampler(Sampler[list[int]]):
             "seed": self.seed,
             "world_size": self.world_size,
         }
-
-
-class BatchStream:
-    """Endless batches of a dataset, epoch after epoch, that know where training stands.
-
-    ``state_dict`` may be taken at any time between two batches, with workers too; loading it into a new stream makes
-    that one's next batch the one that would have come.
-
-    Args:
-        dataset: if it has ``set_epoch``, it is told of each epoch. That must reach the copies that workers hold, as
-            that of ``TransformedDataset`` does.
-        sampler: the order.
-        collate: from a list of items to a batch.
-        workers: processes that read ahead; 0 reads in this one.
-        pin_memory: lay batches where a GPU can fetch them.
-
-    Built in chapter 16.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset[Any],
-        sampler: SizeBucketSampler,
-        collate: Callable[[list[Any]], Any],
-        workers: int = 0,
-        pin_memory: bool = False,
-    ) -> None:
-        self.dataset = dataset
-        self.sampler = sampler
-        self._loader = DataLoader(
-            dataset,
-            batch_sampler=sampler,
-            collate_fn=collate,
-            num_workers=workers,
-            pin_memory=pin_memory,
-            persistent_workers=workers > 0,
-        )
-
-    def __iter__(self) -> Iterator[Any]:
-        while True:
-            if hasattr(self.dataset, "set_epoch"):
-                self.dataset.set_epoch(self.sampler.epoch)
-            for batch in self._loader:
-                self.sampler.advance()  # before the batch is handed out: a state saved after its step counts it
-                yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        """Return where training stands; see :meth:`SizeBucketSampler.state_dict`."""
-        return self.sampler.state_dict()
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where another stream stood; takes effect with the next ``iter``."""
-        self.sampler.load_state_dict(state)
 
 
 def picture_sizes(dataset: Any) -> NDArray[np.float64]:

@@ -18,19 +18,21 @@ from torch.utils.data import Dataset
 
 from ddetr_lab.data.transforms import Transform
 
-__all__ = ["TransformedDataset", "item_generator"]
+__all__ = ["Place", "TransformedDataset", "item_generator"]
 
 Item = tuple[Image.Image, dict[str, Any]]
+Place = tuple[int, int]  # (epoch, index)
 
 
 class TransformedDataset(Dataset[Item]):
-    """A dataset seen through a transform: item ``i`` of epoch ``e`` is a function of ``(seed, e, i)`` alone.
+    """A dataset seen through a transform: the view of ``(epoch, index)`` is a function of the seed and the two.
 
-    Everything else (``categories``, ``label_map``, ``coco_ground_truth`` ...) is the dataset's own.
+    A plain index is taken to mean epoch 0. Everything else (``categories``, ``label_map``, ``coco_ground_truth`` ...)
+    is the dataset's own, of its pictures as they are.
 
     Args:
         dataset: any of ``ddetr_lab.data``.
-        transform: see :func:`training_transform`.
+        transform: see ``training_transform``.
         seed: other seeds see other views.
 
     Built in chapter 18.
@@ -40,8 +42,6 @@ class TransformedDataset(Dataset[Item]):
         self.dataset = dataset
         self.transform = transform
         self.seed = seed
-        # In shared memory: workers that a DataLoader keeps from epoch to epoch see it change.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def __repr__(self) -> str:
         return f"TransformedDataset({self.dataset!r}, {self.transform!r}, seed={self.seed})"
@@ -54,13 +54,10 @@ class TransformedDataset(Dataset[Item]):
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Show the views of another epoch from now on."""
-        self._epoch.fill_(epoch)
-
-    def __getitem__(self, index: int) -> Item:
-        place = index % len(self) if -len(self) <= index < len(self) else index
-        return self.transform(self.dataset[place], item_generator(self.seed, int(self._epoch), place))
+    def __getitem__(self, place: int | Place) -> Item:
+        epoch, index = (0, place) if isinstance(place, int) else place
+        index = index + len(self) if -len(self) <= index < 0 else index
+        return self.transform(self.dataset[index], item_generator(self.seed, epoch, index))
 
 
 def item_generator(seed: int, epoch: int, index: int) -> torch.Generator:
