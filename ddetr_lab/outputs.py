@@ -138,7 +138,7 @@ class DeformableDetrModelOutput(ModelOutput):
 
 @dataclass
 class DeformableDetrObjectDetectionOutput(ModelOutput):
-    """What :class:`~ddetr_lab.model.DeformableDetrForObjectDetection` returns.
+    """What :class:`~ddetr_lab.detector.DeformableDetrForObjectDetection` returns.
 
     Attributes:
         loss: scalar, the weighted sum that training minimises; set with ``labels``.
