@@ -2,7 +2,7 @@
 
 The file numbers its categories as it likes (COCO's own 80 lie between 1 and 90, with holes), whereas a class head
 needs labels 0 to K-1. ``CocoDataset`` translates once, on reading, in the order of the ids; everything after it
-speaks of labels only. ``label_of`` and ``id_of`` lead back and forth.
+speaks of labels only. Its ``label_map`` leads back and forth.
 
 Built in chapter 18.
 """
@@ -10,26 +10,32 @@ Built in chapter 18.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from PIL import Image
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
 from torch.utils.data import Dataset
 
+from ddetr_lab.data.coco_table import read_table
+from ddetr_lab.data.labels import LabelMap
 from ddetr_lab.image_inputs import load_image, to_rgb
 
-__all__ = ["ANNOTATION_FILES", "CocoDataset", "DetectionDataset", "write_coco"]
+__all__ = ["ANNOTATION_FILES", "CocoDataset", "DetectionDataset", "picture_folders", "write_coco"]
 
 # Looked for in a folder, in this order: what write_coco writes, what annotation tools export.
 ANNOTATION_FILES = ("annotations.json", "_annotations.coco.json", "instances.json", "result.json")
+
+_QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
 class DetectionDataset(Protocol):
     """What every dataset here offers: items, names of the labels, and the truth to score against."""
 
     categories: dict[int, str]
+    label_map: LabelMap
 
     def __len__(self) -> int: ...
 
@@ -41,6 +47,8 @@ class DetectionDataset(Protocol):
 class CocoDataset(Dataset[tuple[Image.Image, dict[str, Any]]]):
     """Pictures and boxes of a COCO file, with contiguous labels.
 
+    Outlines and key points of the file are not read: its boxes are what a detector learns from.
+
     Args:
         path: the COCO file, or a folder that holds one (see ``ANNOTATION_FILES``).
         image_folder: where the ``file_name`` entries lie; by default the file's own folder, then ``images`` in it.
@@ -48,8 +56,8 @@ class CocoDataset(Dataset[tuple[Image.Image, dict[str, Any]]]):
             is numbered by COCO's ids, such as the published 91-wide ones.
 
     Attributes:
+        label_map: the file's category ids, the labels and their names.
         categories: label to name.
-        label_of: the file's category id to label; ``id_of`` is the way back.
 
     Raises:
         FileNotFoundError: if there is no such file, or a picture is missing (on reading it).
@@ -61,23 +69,15 @@ class CocoDataset(Dataset[tuple[Image.Image, dict[str, Any]]]):
     def __init__(self, path: str | Path, image_folder: str | Path | None = None, contiguous: bool = True) -> None:
         self.path = _annotation_file(Path(path))
         self.image_folder = Path(image_folder) if image_folder is not None else None
-        content = _read(self.path)
-        names = _unique(content["categories"], "categories", self.path)
-        ordered = sorted(names)
-        self.label_of = {id_: label if contiguous else id_ for label, id_ in enumerate(ordered)}
-        self.id_of = {label: id_ for id_, label in self.label_of.items()}
-        self.categories = {self.label_of[id_]: str(names[id_].get("name", id_)) for id_ in ordered}
-        self._images = list(_unique(content["images"], "images", self.path).values())
-        self._annotations: dict[int, list[dict[str, Any]]] = {entry["id"]: [] for entry in self._images}
-        for position, entry in enumerate(content["annotations"]):
-            annotation = self._checked(entry, f"{self.path.name}: annotations[{position}]")
-            self._annotations[annotation["image_id"]].append(annotation)
+        self._table = read_table(self.path, contiguous)
+        self.label_map = self._table.label_map
+        self.categories = self.label_map.names
 
     def __repr__(self) -> str:
         return f"CocoDataset({self.path.name!r}, {len(self)} pictures, {len(self.categories)} categories)"
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._table.image_ids)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, dict[str, Any]]:
         """Read picture ``index`` as RGB, upright as its boxes are, with its annotation.
@@ -89,54 +89,54 @@ class CocoDataset(Dataset[tuple[Image.Image, dict[str, Any]]]):
         """
         if not -len(self) <= index < len(self):
             raise IndexError(f"picture {index} of {self!r}")
-        entry = self._images[index]
-        annotations = [dict(annotation) for annotation in self._annotations[entry["id"]]]
-        return self._open(entry), {"image_id": entry["id"], "annotations": annotations}
+        index %= len(self)
+        annotations = self._table.annotations(index)
+        return self._open(index), {"image_id": int(self._table.image_ids[index]), "annotations": annotations}
+
+    def picture_sizes(self) -> NDArray[np.int64]:
+        """Return the (N, 2) width and height in _px; where the file does not say, of the picture's header."""
+        sizes = self._table.sizes.copy()
+        for index in np.flatnonzero((sizes == 0).any(axis=1)).tolist():
+            with Image.open(self.picture_path(index)) as picture:
+                turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in _QUARTER_TURNS
+                sizes[index] = picture.size[::-1] if turned else picture.size
+        return sizes
 
     def coco_ground_truth(self) -> dict[str, Any]:
         """Return the dataset as a COCO dictionary whose category ids are the labels."""
-        annotations = [dict(a) for entry in self._images for a in self._annotations[entry["id"]]]
+        table = self._table
+        images = [
+            {"id": id_, "file_name": name, "width": width, "height": height}
+            for id_, name, (width, height) in zip(
+                table.image_ids.tolist(), table.file_names, table.sizes.tolist(), strict=True
+            )
+        ]
+        annotations = [entry for index in range(len(self)) for entry in table.annotations(index)]
         return {
-            "images": [dict(entry) for entry in self._images],
-            "annotations": [{**annotation, "id": number} for number, annotation in enumerate(annotations, start=1)],
+            "images": images,
+            "annotations": [{**entry, "id": number} for number, entry in enumerate(annotations, start=1)],
             "categories": [{"id": label, "name": name} for label, name in self.categories.items()],
         }
 
-    def _checked(self, entry: Any, where: str) -> dict[str, Any]:
-        """Check one annotation of the file and translate its category."""
-        if not isinstance(entry, dict) or not {"image_id", "category_id", "bbox"} <= entry.keys():
-            raise ValueError(f"{where} needs the keys image_id, category_id and bbox, got {_short(entry)}")
-        if entry["image_id"] not in self._annotations:
-            raise ValueError(f"{where} has image_id {entry['image_id']!r}, which no entry of images has")
-        if entry["category_id"] not in self.label_of:
-            raise ValueError(
-                f"{where} has category_id {entry['category_id']!r}, but the categories are {sorted(self.label_of)}"
-            )
-        bbox = entry["bbox"]
-        numbers = isinstance(bbox, list) and all(isinstance(side, (int, float)) for side in bbox)
-        if not numbers or len(bbox) != 4 or not all(math.isfinite(side) for side in bbox):
-            raise ValueError(
-                f"{where} has bbox {_short(bbox)}, expected four finite numbers [x, y, width, height] in pixels"
-            )
-        x, y, width, height = (float(side) for side in bbox)
-        return {
-            **entry,
-            "bbox": [x, y, width, height],
-            "category_id": self.label_of[entry["category_id"]],
-            "area": float(entry.get("area", width * height)),
-            "iscrowd": int(entry.get("iscrowd", 0)),
-        }
+    def picture_path(self, index: int) -> Path:
+        """Find the file of picture ``index``.
 
-    def _open(self, entry: dict[str, Any]) -> Image.Image:
-        name = entry["file_name"]
-        folders = (self.image_folder,) if self.image_folder else (self.path.parent, self.path.parent / "images")
-        path = next((folder / name for folder in folders if (folder / name).is_file()), None)
-        if path is None:
-            places = " or ".join(str(folder) for folder in folders)
-            raise FileNotFoundError(f"picture {name} of {self.path.name} is not in {places}: pass image_folder")
+        Raises:
+            FileNotFoundError: if it is missing; the message says where it was looked for.
+        """
+        name = self._table.file_names[index]
+        folders = (self.image_folder,) if self.image_folder else picture_folders(self.path)
+        for folder in folders:
+            if (folder / name).is_file():
+                return folder / name
+        places = " or ".join(str(folder) for folder in folders)
+        raise FileNotFoundError(f"picture {name} of {self.path.name} is not in {places}: pass image_folder")
+
+    def _open(self, index: int) -> Image.Image:
+        path = self.picture_path(index)
         # Cameras store "turn me" beside the pixels. Boxes were drawn on one of the two versions, and the size in the
         # file tells which; without a size it is the upright one, as every viewer shows it.
-        size = (entry.get("width", 0), entry.get("height", 0))
+        size = tuple(self._table.sizes[index].tolist())
         picture = load_image(path)
         if all(size) and picture.size != size:
             with Image.open(path) as stored:
@@ -193,6 +193,11 @@ def write_coco(
     return target
 
 
+def picture_folders(annotation_file: Path) -> tuple[Path, Path]:
+    """Return where pictures are looked for: beside the COCO file, then in ``images`` beside it."""
+    return annotation_file.parent, annotation_file.parent / "images"
+
+
 def _annotation_file(path: Path) -> Path:
     if path.is_file():
         return path
@@ -204,35 +209,3 @@ def _annotation_file(path: Path) -> Path:
     raise FileNotFoundError(
         f"folder {path} holds none of {', '.join(ANNOTATION_FILES)}: pass the path of the COCO file itself"
     )
-
-
-def _read(path: Path) -> dict[str, list[Any]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    lists = ("images", "annotations", "categories")
-    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in lists):
-        raise ValueError(f"{path} is not a COCO detection file: it needs the lists {', '.join(lists)}")
-    for position, entry in enumerate(content["images"]):
-        if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
-            raise ValueError(f"{path.name}: images[{position}] has no file_name, got {_short(entry)}")
-    return content
-
-
-def _unique(entries: list[Any], key: str, path: Path) -> dict[int, dict[str, Any]]:
-    """Index entries by their id, refusing entries without one, or two with the same."""
-    found: dict[int, dict[str, Any]] = {}
-    for position, entry in enumerate(entries):
-        id_ = entry.get("id") if isinstance(entry, dict) else None
-        if not isinstance(id_, int):
-            raise ValueError(f"{path.name}: {key}[{position}] needs an integer id, got {_short(entry)}")
-        if id_ in found:
-            raise ValueError(f"{path.name}: {key}[{position}] has the id {id_} of an entry before it")
-        found[id_] = entry
-    return found
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

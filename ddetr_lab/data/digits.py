@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ddetr_lab.data.labels import LabelMap
+
 __all__ = ["DigitScenes", "PHOTOGRAPHS", "SPLITS", "digit_scans"]
 
 SPLITS = ("train", "val")
@@ -151,7 +153,7 @@ class DigitScenes(Dataset[tuple[Image.Image, dict[str, Any]]]):
         size: longest side in pixels, at least 64. Digits grow with it: at 160 their ink is about 18 to 85 high.
 
     Attributes:
-        categories: label to name, ``{0: "0", ... 9: "9"}``.
+        categories: label to name, ``{0: "0", ... 9: "9"}``; ``label_map`` says the same of ids, which are the labels.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -169,7 +171,8 @@ class DigitScenes(Dataset[tuple[Image.Image, dict[str, Any]]]):
         self.num_scenes = num_scenes
         self.seed = seed
         self.size = size
-        self.categories = {digit: str(digit) for digit in range(10)}
+        self.label_map = LabelMap.from_names(str(digit) for digit in range(10))
+        self.categories = self.label_map.names
 
     def __repr__(self) -> str:
         return f"DigitScenes(split={self.split!r}, num_scenes={self.num_scenes}, seed={self.seed}, size={self.size})"

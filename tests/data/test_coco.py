@@ -42,7 +42,7 @@ def folder(tmp_path):
 def test_ids_become_contiguous_labels_in_the_order_of_the_ids(folder):
     dataset = CocoDataset(folder())
     assert dataset.categories == {0: "car", 1: "toothbrush"}
-    assert dataset.label_of == {3: 0, 90: 1} and dataset.id_of == {0: 3, 1: 90}
+    assert dataset.label_map.label_of == {3: 0, 90: 1} and dataset.label_map.id_of == {0: 3, 1: 90}
     picture, annotation = dataset[0]
     assert annotation["image_id"] == 40 and picture.size == (30, 20)
     crowd, car = annotation["annotations"]
