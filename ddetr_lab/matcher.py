@@ -95,13 +95,14 @@ class HungarianMatcher:
         _refuse_nan(logits, "logits", "query", remedy)
         _refuse_nan(boxes, "pred_boxes", "query", remedy)
         padded = _padded(targets, boxes)
-        _refuse_nan(padded["boxes"], "target boxes", "object", "correct the annotation")
+        objects = sum(len(target["class_labels"]) for target in targets)  # the padding's rows are none of them
+        _refuse_nan(padded["boxes"], "target boxes", "object", "correct the annotation", objects)
         # One computation and one transfer for the whole batch; the padding's columns are cut off.
         costs = self.cost_matrix(logits, boxes, padded).cpu().numpy()  # (B, Q, most N)
         pairs = []
         for cost, target in zip(costs, targets, strict=True):
-            queries, objects = linear_sum_assignment(cost[:, : len(target["class_labels"])])
-            pairs.append((torch.as_tensor(queries, dtype=torch.int64), torch.as_tensor(objects, dtype=torch.int64)))
+            queries, chosen = linear_sum_assignment(cost[:, : len(target["class_labels"])])
+            pairs.append((torch.as_tensor(queries, dtype=torch.int64), torch.as_tensor(chosen, dtype=torch.int64)))
         return pairs
 
 
@@ -114,12 +115,13 @@ def _padded(targets: Sequence[Mapping[str, Tensor]], like: Tensor) -> dict[str, 
     return {"class_labels": pad_sequence(labels, batch_first=True), "boxes": pad_sequence(boxes, batch_first=True)}
 
 
-def _refuse_nan(tensor: Tensor, name: str, row_name: str, remedy: str) -> None:
+def _refuse_nan(tensor: Tensor, name: str, row_name: str, remedy: str, rows: int | None = None) -> None:
     bad = ~torch.isfinite(tensor).all(-1)  # (B, rows)
     if bad.any():
         picture, row = (int(index) for index in bad.nonzero()[0])
         values = [round(value, 4) for value in tensor[picture, row].tolist()[:4]]
         raise ValueError(
-            f"the matcher cannot weigh {name} that are not finite: {int(bad.sum())} of {bad.numel()} rows, "
+            f"the matcher cannot weigh {name} that are not finite: {int(bad.sum())} of "
+            f"{bad.numel() if rows is None else rows} rows, "
             f"first picture {picture}, {row_name} {row}: {values}. To mend it, {remedy}"
         )
