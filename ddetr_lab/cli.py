@@ -15,6 +15,7 @@ from typing import Any
 
 from ddetr_lab.benchmark import command as benchmark_command
 from ddetr_lab.classroom import command as classroom_command
+from ddetr_lab.training import command as training_command
 
 __all__ = ["main"]
 
@@ -44,20 +45,11 @@ def _parser() -> argparse.ArgumentParser:
     detect.add_argument("--threshold", type=_probability, default=0.5, help="show scores above this (default 0.5)")
     detect.add_argument("--weights", default="digits", metavar="DIR", help="shipped name, folder or hub name")
 
-    train = commands.add_parser("train", help="train a recipe, save the weights, and score them")
-    train.add_argument("recipe", metavar="RECIPE", help="a shipped recipe's name, or a TOML file")
-    train.add_argument("--minutes", type=_positive_float, metavar="N", help="stop after N minutes")
-    train.add_argument("--steps", type=_positive_int, metavar="N", help="run N steps instead of the recipe's")
-    train.add_argument(
-        "--seed", type=_natural_int, default=0, metavar="N", help="of weights, order and scenes (default 0)"
-    )
-    train.add_argument("--weights", metavar="DIR", help="start from these weights instead of the backbone's alone")
-    train.add_argument("--out", type=Path, metavar="DIR", help="folder for weights and records (default runs/RECIPE)")
-    train.add_argument("--device", default=None, help="cpu, cuda ... (default: a GPU if there is one)")
+    train = commands.add_parser("train", help="train a recipe or on a folder of pictures, save the weights, score them")
+    training_command.add_train_arguments(train, _positive_int, _positive_float, _natural_int)
 
     evaluate = commands.add_parser("evaluate", help="score weights by COCO's average precision")
-    evaluate.add_argument("target", metavar="RECIPE|DIR", help="a recipe with shipped weights, or a folder from train")
-    evaluate.add_argument("--device", default=None, help="cpu, cuda ... (default: a GPU if there is one)")
+    training_command.add_evaluate_arguments(evaluate)
 
     benchmark = commands.add_parser("benchmark", help="time this package beside its peers, alternately, in one run")
     benchmark_command.add_arguments(benchmark, _positive_int)
@@ -158,41 +150,11 @@ def _detect(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from ddetr_lab.recipe import load_recipe
-    from ddetr_lab.training import train
-
-    recipe = load_recipe(arguments.recipe)
-    run = train(
-        recipe,
-        arguments.out or Path("runs") / recipe.name,
-        steps=arguments.steps,
-        minutes=arguments.minutes,
-        seed=arguments.seed,
-        weights=arguments.weights,
-        device=_device(arguments.device),
-    )
-    print(f"{run.steps} steps in {run.seconds / 60:.1f} minutes, saved in {run.folder}")
-    print(run.result.line())
-    return 0
+    return training_command.train_command(arguments, _device, print)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from ddetr_lab import DeformableDetrForObjectDetection, DeformableDetrImageProcessor
-    from ddetr_lab.evaluation import evaluate
-    from ddetr_lab.recipe import load_recipe
-    from ddetr_lab.training import validation_set
-
-    recipe = load_recipe(arguments.target)
-    weights = arguments.target if Path(arguments.target).is_dir() else recipe.name
-    result = evaluate(
-        DeformableDetrForObjectDetection.from_pretrained(weights),
-        DeformableDetrImageProcessor.from_pretrained(weights),
-        validation_set(recipe),
-        batch_size=recipe.evaluation.batch_size,
-        device=_device(arguments.device),
-    )
-    print(result.line())
-    return 0
+    return training_command.evaluate_command(arguments, _device, print)
 
 
 def _benchmark(arguments: argparse.Namespace) -> int:
@@ -237,8 +199,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     try:
         return commands[arguments.command](arguments)
-    except KeyboardInterrupt:
-        print("ddetr-lab: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(f"ddetr-lab: interrupted {stopped}".rstrip(), file=sys.stderr)
         return 130
     except EXPECTED_ERRORS as error:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error

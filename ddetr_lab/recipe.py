@@ -6,11 +6,20 @@ Built in chapter 16.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+from ddetr_lab.recipe_settings import (
+    CheckpointSettings,
+    DataSettings,
+    EvaluationSettings,
+    ModelSettings,
+    OptimizationSettings,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -19,57 +28,30 @@ else:
 
 RECORD = "recipe.json"  # what a training run writes beside its weights
 
-__all__ = ["RECORD", "Recipe", "available_recipes", "load_recipe"]
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """Which pictures: ``dataset`` is "digits", ``size`` the longest side in pixels."""
-
-    dataset: str = "digits"
-    size: int = 160
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """Which model: a preset of the configuration, where its backbone's weights come from, and what stays frozen."""
-
-    preset: str = "digits"
-    backbone_weights: str = ""
-    frozen_backbone: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class OptimizationSettings:
-    """How to train: AdamW, a linear warm-up, a half cosine down to 0, gradients clipped by their norm."""
-
-    steps: int = 1000
-    batch_size: int = 8
-    learning_rate: float = 4e-4
-    backbone_multiplier: float = 0.1
-    offsets_multiplier: float = 0.1
-    weight_decay: float = 1e-4
-    clip_norm: float = 0.1
-    warmup_fraction: float = 0.02
-
-
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """What to score on: so many validation scenes."""
-
-    scenes: int = 500
-    batch_size: int = 8
+__all__ = [
+    "RECORD",
+    "CheckpointSettings",
+    "DataSettings",
+    "EvaluationSettings",
+    "ModelSettings",
+    "OptimizationSettings",
+    "Recipe",
+    "available_recipes",
+    "load_recipe",
+    "recipe_from_dict",
+]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training run: its name and four groups of settings."""
+    """A training run: its name and five sections of settings; see ``ddetr_lab.recipe_settings`` for each."""
 
     name: str
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     optimization: OptimizationSettings = field(default_factory=OptimizationSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all settings as nested dicts, for the run's record."""
@@ -89,7 +71,15 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         FileNotFoundError: if there is none; the message lists the shipped ones.
         ValueError: if the file is no TOML (in a folder: no JSON), or a setting is unknown, mistyped or out of range.
     """
-    name, content = _read(Path(name_or_path))
+    return recipe_from_dict(*_read(Path(name_or_path)))
+
+
+def recipe_from_dict(name: str, content: dict[str, Any]) -> Recipe:
+    """Build a recipe from its sections, as TOML or JSON has them; missing sections and settings take their defaults.
+
+    Raises:
+        ValueError: if a section or a setting is unknown, mistyped or out of range.
+    """
     groups = {entry.name: entry.default_factory for entry in fields(Recipe) if entry.name != "name"}
     unknown = sorted(set(content) - set(groups))
     if unknown:
@@ -137,19 +127,25 @@ def _settings(kind: Any, given: dict[str, Any], where: str) -> Any:
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise ValueError(f"recipe {where} has the unknown settings {unknown}, expected some of {sorted(known)}")
-    return kind(**{key: _checked(value, known[key], f"{where} {key}") for key, value in given.items()})
+    checked = {key: _checked(value, known[key], f"{where} {key}") for key, value in given.items()}
+    try:
+        return kind(**checked)
+    except ValueError as error:
+        raise ValueError(f"recipe {where.partition(':')[0]}: {error}") from error
 
 
 def _checked(value: Any, example: Any, where: str) -> Any:
-    """Hold a setting against the type of its default; numbers must not be negative, counts not zero."""
+    """Hold a setting against its default: same type, no negative number, and 0 only where the default is 0."""
     if isinstance(example, tuple):
-        if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
-            raise ValueError(f"recipe {where} = {value!r}, expected a list of strings")
+        kind = type(example[0]) if example else str
+        if not isinstance(value, (list, tuple)) or not all(type(entry) is kind for entry in value):
+            noun = "strings" if kind is str else "decimal numbers"
+            raise ValueError(f"recipe {where} = {value!r}, expected a list of {noun}")
         return tuple(value)
     if isinstance(example, float) and type(value) is int:
         value = float(value)
     if type(value) is not type(example):
         raise ValueError(f"recipe {where} = {value!r}, expected a {type(example).__name__} such as {example!r}")
-    if (type(value) is int and value < 1) or (type(value) is float and value < 0):
+    if (type(value) is int and value < min(example, 1)) or (type(value) is float and not 0 <= value < math.inf):
         raise ValueError(f"recipe {where} = {value!r}, expected a positive number")
     return value

@@ -1,0 +1,166 @@
+"""The settings of a training run, in five sections, each with its default and its limits.
+
+Built in chapter 16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = [
+    "CheckpointSettings",
+    "DataSettings",
+    "EvaluationSettings",
+    "ModelSettings",
+    "OptimizationSettings",
+]
+
+
+def _one_of(section: str, name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"[{section}] {name} = {value!r}, expected one of {', '.join(choices)}")
+
+
+def _within(section: str, name: str, value: Any, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"[{section}] {name} = {value!r}, expected {low} to {high}")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which pictures, and how they reach the network.
+
+    Attributes:
+        dataset: "digits", "trees" or "coco".
+        folder: where a "coco" data set lies; see :func:`ddetr_lab.training.sets.coco_split`.
+        size: without ``longest`` the side of the square that pictures are scaled into and padded to, in pixels; with
+            it the shorter side that pictures are scaled to.
+        longest: the longer side is never scaled beyond it; batches are padded to their largest picture. 0: squares.
+        pictures: how many of the training pictures to use, from the first on; 0 takes all. For "digits", which are
+            drawn on the fly, 0 draws a new scene for every place of every step.
+        transform: the random view of each picture; a name of ``ddetr_lab.data.transforms.TRANSFORMS``.
+        workers: processes that prepare batches while the network computes; 0 prepares them in between.
+        bucket: put pictures of like size into a batch, which saves padding where sizes differ.
+    """
+
+    dataset: str = "digits"
+    folder: str = ""
+    size: int = 160
+    longest: int = 0
+    pictures: int = 0
+    transform: str = "none"
+    workers: int = 0
+    bucket: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("data", "dataset", self.dataset, ("digits", "trees", "coco"))
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which model.
+
+    Attributes:
+        preset: of the configuration; without effect where ``weights`` bring their own.
+        kind: "deformable", or "dense" for the plain DETR of chapter 17.
+        weights: what to start from: a shipped name, a folder or a hub name; "" starts afresh. The class head is
+            replaced if the labels differ.
+        backbone_weights: ImageNet weights of a fresh model's backbone: "efficientnet_lite0", or "" for those that the
+            preset's ``use_pretrained_backbone`` fetches, if any.
+        frozen_backbone: modules of the backbone network that do not train, such as "blocks.0".
+        frozen: modules of the whole detector that do not train, such as "model.encoder".
+    """
+
+    preset: str = "digits"
+    kind: str = "deformable"
+    weights: str = ""
+    backbone_weights: str = ""
+    frozen_backbone: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _one_of("model", "kind", self.kind, ("deformable", "dense"))
+
+
+@dataclass(frozen=True)
+class OptimizationSettings:
+    """How to train: AdamW.
+
+    Attributes:
+        steps: updates of the weights.
+        epochs: how often to see every picture; 0.0 counts ``steps`` instead.
+        batch_size: pictures of one update, over all processes and all pieces together.
+        accumulation: pieces that a process computes its share of a batch in, to save memory. The update is that of the
+            whole batch: every loss is divided by the objects of all pieces together.
+        learning_rate: at its highest.
+        backbone_multiplier: of the backbone's rate.
+        offsets_multiplier: of the rate of sampling offsets and reference points.
+        weight_decay: of every parameter.
+        clip_norm: gradients whose common norm is larger are scaled down to it; 0.0 leaves them.
+        schedule: "cosine" (half a cosine down to 0), "step" (a tenth after each of ``drops``), "one_cycle" (cosine
+            from 1/25 up during the warm-up, then down to 0), all after a warm-up.
+        warmup_fraction: share of the run in which rates rise.
+        drops: where the step schedule drops, as shares of the run.
+        precision: "float32"; "bfloat16" or "float16" compute what stands it in half precision.
+        ema_decay: keep an exponential moving average of the weights, and evaluate and save that; 0.0 does not.
+        recompute: parts that compute their activations again in the backward pass instead of keeping them, to save
+            memory: some of "backbone", "encoder", "decoder".
+    """
+
+    steps: int = 1000
+    epochs: float = 0.0
+    batch_size: int = 8
+    accumulation: int = 1
+    learning_rate: float = 4e-4
+    backbone_multiplier: float = 0.1
+    offsets_multiplier: float = 0.1
+    weight_decay: float = 1e-4
+    clip_norm: float = 0.1
+    schedule: str = "cosine"
+    warmup_fraction: float = 0.02
+    drops: tuple[float, ...] = (0.8,)
+    precision: str = "float32"
+    ema_decay: float = 0.0
+    recompute: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _one_of("optimization", "schedule", self.schedule, ("cosine", "step", "one_cycle"))
+        _one_of("optimization", "precision", self.precision, ("float32", "bfloat16", "float16"))
+        _within("optimization", "warmup_fraction", self.warmup_fraction, 0, 1)
+        _within("optimization", "ema_decay", self.ema_decay, 0, 0.999999)
+        _within("optimization", "accumulation", self.accumulation, 1, self.batch_size)
+        for drop in self.drops:
+            _within("optimization", "drops", drop, 0, 1)
+        for part in self.recompute:
+            _one_of("optimization", "recompute", part, ("backbone", "encoder", "decoder"))
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What to score on, and when besides at the end.
+
+    Attributes:
+        scenes: validation scenes of "digits"; other data sets have a fixed number.
+        batch_size: pictures at a time.
+        every_steps: score while training, each time after so many steps; 0 does not.
+        every_minutes: the same by the clock; 0.0 does not.
+    """
+
+    scenes: int = 500
+    batch_size: int = 8
+    every_steps: int = 0
+    every_minutes: float = 0.0
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """When to save, besides at the end, on an interrupt and before a failure.
+
+    Attributes:
+        every_steps: after so many steps; 0 does not.
+        every_minutes: after so many minutes since the last time; 0.0 does not.
+    """
+
+    every_steps: int = 500
+    every_minutes: float = 10.0

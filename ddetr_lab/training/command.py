@@ -1,0 +1,160 @@
+"""The subcommands ``train`` and ``evaluate``: their arguments and what they print.
+
+Importing this file loads nothing heavy: the command line builds its parser from it for every command.
+
+Built in chapter 16.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ddetr_lab.recipe import Recipe
+
+__all__ = ["add_evaluate_arguments", "add_train_arguments", "choose_recipe", "evaluate_command", "train_command"]
+
+FOLDER_RECIPE = "classroom"  # what a folder of pictures without a recipe of its own is trained by
+
+
+def add_train_arguments(
+    parser: argparse.ArgumentParser,
+    positive_int: Callable[[str], int],
+    positive_float: Callable[[str], float],
+    natural_int: Callable[[str], int],
+) -> None:
+    """Give a parser the arguments of ``ddetr-lab train``.
+
+    Args:
+        parser: of the subcommand.
+        positive_int: the command line's type for counts; ``positive_float`` and ``natural_int`` likewise.
+    """
+    parser.add_argument(
+        "recipe",
+        metavar="RECIPE|DIR",
+        help="a shipped recipe's name, a TOML file, the folder of a run, or a folder of pictures with a COCO file",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=positive_float,
+        metavar="N",
+        help="stop after N minutes of training; evaluation is not counted",
+    )
+    parser.add_argument("--steps", type=positive_int, metavar="N", help="run N steps instead of the recipe's")
+    parser.add_argument(
+        "--seed", type=natural_int, default=0, metavar="N", help="of weights, order and scenes (default 0)"
+    )
+    parser.add_argument(
+        "--weights", metavar="DIR", help="start from these weights: a shipped name, a folder, a hub name"
+    )
+    parser.add_argument("--data", type=Path, metavar="DIR", help="where the recipe's COCO data set lies")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for weights and records (default runs/RECIPE)")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on with the run in --out; begin it if there is none")
+    again.add_argument("--overwrite", action="store_true", help="remove the run in --out and begin anew")
+    parser.add_argument("--device", default=None, help="cpu, cuda ... (default: a GPU if there is one)")
+
+
+def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the arguments of ``ddetr-lab evaluate``."""
+    parser.add_argument("target", metavar="RECIPE|DIR", help="a recipe with shipped weights, or a folder from train")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="where the recipe's COCO data set lies")
+    parser.add_argument("--device", default=None, help="cpu, cuda ... (default: a GPU if there is one)")
+
+
+def choose_recipe(target: str, data: Path | None = None) -> Recipe:
+    """Return the recipe that a word of the command line stands for.
+
+    Args:
+        target: a recipe's name, a TOML file, the folder of a run, or a folder of pictures with a COCO file, which the
+            recipe ``classroom`` is applied to.
+        data: where the data set lies, instead of what the recipe says.
+
+    Raises:
+        FileNotFoundError: if it is none of these.
+        ValueError: if the recipe is no valid one.
+    """
+    from dataclasses import replace
+
+    from ddetr_lab.recipe import RECORD, load_recipe
+
+    path = Path(target)
+    if path.is_dir() and not (path / RECORD).is_file():
+        recipe = load_recipe(FOLDER_RECIPE)
+        name = path.resolve().name
+        return replace(recipe, name=name, data=replace(recipe.data, dataset="coco", folder=str(path.resolve())))
+    recipe = load_recipe(target)
+    if data is None:
+        return recipe
+    return replace(recipe, data=replace(recipe.data, folder=str(data.resolve())))
+
+
+def train_command(
+    arguments: argparse.Namespace, usable: Callable[[str | None], str], report: Callable[[str], None]
+) -> int:
+    """Run ``ddetr-lab train``.
+
+    Args:
+        arguments: parsed by what :func:`add_train_arguments` added.
+        usable: returns a device's name, or raises if there is no such device.
+        report: prints a line.
+    """
+    from ddetr_lab.recipe import RECORD
+    from ddetr_lab.training import train
+
+    recipe = choose_recipe(arguments.recipe, arguments.data)
+    is_run = (Path(arguments.recipe) / RECORD).is_file()
+    out = arguments.out or (Path(arguments.recipe) if is_run and arguments.resume else Path("runs") / recipe.name)
+    run = train(
+        recipe,
+        out,
+        steps=arguments.steps,
+        minutes=arguments.minutes,
+        seed=arguments.seed,
+        weights=arguments.weights,
+        device=usable(arguments.device),
+        resume=arguments.resume,
+        overwrite=arguments.overwrite,
+        report=report,
+    )
+    if run.is_first:
+        report(f"{run.steps} steps in {run.seconds / 60:.1f} minutes, saved in {run.folder}")
+        report(run.result.line())
+    return 0
+
+
+def evaluate_command(
+    arguments: argparse.Namespace, usable: Callable[[str | None], str], report: Callable[[str], None]
+) -> int:
+    """Run ``ddetr-lab evaluate``; the arguments are those of :func:`train_command`.
+
+    Raises:
+        ValueError: if the weights were trained for other labels.
+    """
+    from ddetr_lab import DeformableDetrImageProcessor
+    from ddetr_lab.data.labels import LABEL_MAP_FILE, LabelMap
+    from ddetr_lab.evaluation import evaluate
+    from ddetr_lab.training.build import detector_class
+    from ddetr_lab.training.sets import label_map_of, validation_set
+
+    recipe = choose_recipe(arguments.target, arguments.data)
+    pictures = validation_set(recipe)
+    folder, labels = Path(arguments.target), label_map_of(pictures)
+    if (folder / LABEL_MAP_FILE).is_file() and LabelMap.load(folder) != labels:
+        raise ValueError(
+            f"{folder} was trained for the labels {LabelMap.load(folder).to_dict()['labels']}, but the data have "
+            f"{labels.to_dict()['labels']}: evaluate on data with the same categories"
+        )
+    weights = str(folder) if folder.is_dir() else recipe.name
+    result = evaluate(
+        detector_class(recipe).from_pretrained(weights),
+        DeformableDetrImageProcessor.from_pretrained(weights),
+        pictures,
+        batch_size=recipe.evaluation.batch_size,
+        device=usable(arguments.device),
+    )
+    report(result.line())
+    return 0
