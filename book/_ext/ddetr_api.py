@@ -89,8 +89,8 @@ def chapter_pages(book: Path = ROOT / "book") -> dict[int, str]:
     return {int(path.stem[:2]): path.stem for path in sorted(book.glob("[0-9][0-9]_*.ipynb"))}
 
 
-def modules_section(words: str, modules: list[Module], pages: dict[int, str]) -> str:
-    """Return the Markdown of an `api-modules` line: for each module its chapters, docstring and members.
+def modules_section(words: str, modules: list[Module]) -> str:
+    """Return the Markdown of an `api-modules` line: for each module its docstring and members.
 
     Raises:
         ExtensionError: if a word of the line fits no module, which is a misspelling or a chapter that builds nothing.
@@ -99,24 +99,18 @@ def modules_section(words: str, modules: list[Module], pages: dict[int, str]) ->
     chosen = [module for key in keys for module in modules if module.key == key]
     if missing := set(keys) - {module.key for module in chosen}:
         raise ExtensionError(f"api-modules: no module belongs to {sorted(missing)}")
-    return "\n\n".join(module_section(module, pages) for module in chosen)
+    return "\n\n".join(module_section(module) for module in chosen)
 
 
-def module_section(module: Module, pages: dict[int, str]) -> str:
+def module_section(module: Module) -> str:
     """Return one module's Markdown. What it only passes on is linked: a thing is described in one place."""
     options = [":members:", ":show-inheritance:"]
-    section = f"## `{module.name}`\n\n{chapter_line(module, pages)}"
+    section = f"## `{module.name}`\n\n"
     if module.passed_on:
         options.append(f":exclude-members: {', '.join(name.rpartition('.')[2] for name in module.passed_on)}")
         section += "*Passed on from below: " + ", ".join(f"{{py:obj}}`~{name}`" for name in module.passed_on) + ".*\n\n"
     directive = "\n   ".join([f".. automodule:: {module.name}", *options])
     return f"{section}```{{eval-rst}}\n{directive}\n```"
-
-
-def chapter_line(module: Module, pages: dict[int, str]) -> str:
-    """Return a line of links to a module's chapters, empty if it has none that exist."""
-    links = [f"[chapter {number}](/{pages[number]}.ipynb)" for number in module.chapters if number in pages]
-    return f"*Explained in {', '.join(links)}.*\n\n" if links else ""
 
 
 def overview(modules: list[Module], pages: dict[int, str]) -> str:
@@ -136,9 +130,7 @@ def fill_placeholders(app: Sphinx, docname: str, source: list[str]) -> None:
         modules, pages = read_modules(), chapter_pages()
         source[0] = PLACEHOLDER.sub(
             lambda found: (
-                overview(modules, pages)
-                if found.group(1) == "overview"
-                else modules_section(found.group(2), modules, pages)
+                overview(modules, pages) if found.group(1) == "overview" else modules_section(found.group(2), modules)
             ),
             source[0],
         )
@@ -148,6 +140,8 @@ def ready(lines: list[str], pages: dict[int, str]) -> list[str]:
     """Return a docstring's lines as Sphinx reads them: `code` in one pair of backticks, chapters as links."""
     text = "\n".join(lines)
     text = re.sub(r"(?<![`:\w])`([^`\n]+)`(?!`)", r"``\1``", text)
+    # Napoleon would take the words before a colon for a type; the types stand in the signature.
+    text = re.sub(r"^( *(?:Returns|Yields):\n +)(?=\S)", r"\1: ", text, flags=re.M)
     text = re.sub(r"``[^`]*``|\|", lambda found: "\\|" if found.group() == "|" else found.group(), text)
 
     def link(number: re.Match[str]) -> str:

@@ -45,6 +45,7 @@ def add_repository(app: Sphinx, config: Config) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx; the theme reads its options later than this event."""
-    app.setup_extension("ddetr_api")
+    for extension in ("ddetr_api", "ddetr_map"):
+        app.setup_extension(extension)
     app.connect("config-inited", add_repository)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
