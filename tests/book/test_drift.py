@@ -88,17 +88,8 @@ def wrong(*cells: str) -> list[str]:
         (LOOPS, IMPORT, SHOWN),
         (LOOPS + "\n" + IMPORT + "\n" + SHOWN,),
         (LOOPS, "from ddetr_lab.boxes import box_area as theirs\nassert torch.equal(box_area(some), theirs(some))"),
-        (
-            LOOPS,
-            IMPORT,
-            "ours = box_area(some)\ntheirs = boxes.box_area(some)\ntorch.testing.assert_close(ours, theirs)",
-        ),
-        (
-            LOOPS,
-            IMPORT,
-            "assert (box_area(some) == slow).all() or True\nassert torch.equal(box_area(some), slow)\n"
-            "assert torch.equal(slow, boxes.box_area(some))",
-        ),
+        (LOOPS, IMPORT, "ours = box_area(some)\ntorch.testing.assert_close(ours, boxes.box_area(some))"),
+        (LOOPS, IMPORT, "assert torch.equal(box_area(some), slow)", "assert torch.equal(slow, boxes.box_area(some))"),
         (LOOPS, IMPORT, "for some in (one, two):\n    " + SHOWN),
         ("def my_area(boxes):\n    return 0",),
     ],
@@ -118,6 +109,8 @@ def test_what_is_shown_equal_is_let_pass(cells: tuple[str, ...]) -> None:
         (LOOPS, IMPORT, "assert torch.equal(boxes.box_area(some), boxes.box_area(some))"),
         (LOOPS, IMPORT, "assert torch.allclose(box_area(some), boxes.box_area(some), atol=100)"),
         (LOOPS, IMPORT, "assert torch.allclose(box_area(some), boxes.box_area(some), atol=LOOSE)"),
+        (LOOPS, IMPORT, "torch.equal(box_area(some), boxes.box_area(some))"),
+        (LOOPS, IMPORT, "assert not torch.equal(box_area(some), boxes.box_area(some))"),
         (LOOPS, IMPORT, "if False:\n    " + SHOWN),
         (LOOPS, IMPORT, "try:\n    " + SHOWN + "\nexcept AssertionError:\n    pass"),
         (LOOPS, IMPORT, "def never():\n    " + SHOWN),
