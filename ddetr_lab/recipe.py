@@ -67,6 +67,8 @@ def available_recipes() -> list[str]:
 def load_recipe(name_or_path: str | Path) -> Recipe:
     """Read a recipe by the name of a shipped one, from a TOML file, or from the folder of a training run.
 
+    A file may say ``extends = "coco"``: what it does not set is then as in that shipped recipe.
+
     Raises:
         FileNotFoundError: if there is none; the message lists the shipped ones.
         ValueError: if the file is no TOML (in a folder: no JSON), or a setting is unknown, mistyped or out of range.
@@ -114,9 +116,23 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
             )
         text = (resources.files("ddetr_lab") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
     try:
-        return name, tomllib.loads(text)
+        content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"recipe {name!r} is no valid TOML: {error}") from error
+    return name, _extended(name, content)
+
+
+def _extended(name: str, content: dict[str, Any]) -> dict[str, Any]:
+    """Lay a recipe's sections over those of the shipped recipe that it extends, if it does."""
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    if base not in available_recipes() or base == name:
+        raise ValueError(f"recipe {name!r} extends {base!r}, expected one of {', '.join(available_recipes())}")
+    _, below = _read(Path(base))
+    for key, section in content.items():
+        below[key] = {**below.get(key, {}), **section} if isinstance(section, dict) else section
+    return below
 
 
 def _settings(kind: Any, given: dict[str, Any], where: str) -> Any:

@@ -37,6 +37,7 @@ class DataSettings:
         size: without ``longest`` the side of the square that pictures are scaled into and padded to, in pixels; with
             it the shorter side that pictures are scaled to.
         longest: the longer side is never scaled beyond it; batches are padded to their largest picture. 0: squares.
+        tile: side of the square tiles that the large pictures of "trees" are cut into, in pixels.
         pictures: how many of the training pictures to use, from the first on; 0 takes all. For "digits", which are
             drawn on the fly, 0 draws a new scene for every place of every step.
         transform: the random view of each picture; a name of ``ddetr_lab.data.transforms.TRANSFORMS``.
@@ -48,6 +49,7 @@ class DataSettings:
     folder: str = ""
     size: int = 160
     longest: int = 0
+    tile: int = 256
     pictures: int = 0
     transform: str = "none"
     workers: int = 0

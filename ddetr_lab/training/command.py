@@ -61,6 +61,7 @@ def add_train_arguments(
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser the arguments of ``ddetr-lab evaluate``."""
     parser.add_argument("target", metavar="RECIPE|DIR", help="a recipe with shipped weights, or a folder from train")
+    parser.add_argument("--split", default="val", help="part of the data to score on (default val)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="where the recipe's COCO data set lies")
     parser.add_argument("--device", default=None, help="cpu, cuda ... (default: a GPU if there is one)")
 
@@ -141,7 +142,7 @@ def evaluate_command(
     from ddetr_lab.training.sets import label_map_of, validation_set
 
     recipe = choose_recipe(arguments.target, arguments.data)
-    pictures = validation_set(recipe)
+    pictures = validation_set(recipe, arguments.split)
     folder, labels = Path(arguments.target), label_map_of(pictures)
     if (folder / LABEL_MAP_FILE).is_file() and LabelMap.load(folder) != labels:
         raise ValueError(

@@ -122,16 +122,21 @@ def training_set(recipe: Recipe, steps: int, seed: int) -> Any:
     return PictureSubset(dataset, list(range(min(data.pictures, len(dataset))))) if data.pictures else dataset
 
 
-def validation_set(recipe: Recipe) -> Any:
+def validation_set(recipe: Recipe, split: str = "val") -> Any:
     """Return the recipe's validation pictures: the same for every run, whatever its seed.
 
+    Args:
+        recipe: see ``[data]``.
+        split: another part of the data to score on, such as the sites "OSBS" and "SOAP" of "trees".
+
     Raises:
-        ValueError: if they have other labels than the training pictures.
+        FileNotFoundError: if there are no such data.
+        ValueError: if the data have no such part.
     """
     data = recipe.data
     if data.dataset == "digits":
-        return DigitScenes("val", num_scenes=recipe.evaluation.scenes, seed=0, size=data.size)
-    return _split(recipe, "val")
+        return DigitScenes(split, num_scenes=recipe.evaluation.scenes, seed=0, size=data.size)
+    return _split(recipe, split)
 
 
 def common_labels(training: Any, validation: Any) -> LabelMap:
@@ -160,7 +165,7 @@ def _split(recipe: Recipe, split: str) -> Any:
     if data.dataset == "trees":
         from ddetr_lab.data.trees import TreeCrowns
 
-        return TreeCrowns(split)
+        return TreeCrowns(split, tile=data.tile)
     if not data.folder:
         raise ValueError(
             "[data] folder is empty: say where the COCO data set lies, in a recipe of your own or with "
