@@ -12,7 +12,7 @@ PY := $(VENV)/bin/python
 BOOK_READY := $(VENV)/.ready-book
 TEST_READY := $(VENV)/.ready-test
 INDEX := _build/html/index.html
-BOOK_SOURCES := _config.yml $(shell find book -type f ! -path '*/.*' ! -path '*/__pycache__/*' 2>/dev/null)
+BOOK_SOURCES := _config.yml $(shell find book ddetr_lab -type f ! -path '*/.*' ! -path '*/__pycache__/*' 2>/dev/null)
 
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with=tests/book/nbval_sanitize.cfg --nbval-cell-timeout=600
 
@@ -22,7 +22,7 @@ export BOOK_REPOSITORY
 
 CLASSROOM_SET := _build/classroom
 
-.PHONY: classroom-check book-check fault-check help ops cuda-compile cuda-check book test lab lint format coverage sanitize golden-report clean distclean force
+.PHONY: classroom-check book-pages book-table book-check fault-check help ops cuda-compile cuda-check book test lab lint format coverage sanitize golden-report clean distclean force
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -37,6 +37,8 @@ help:
 	@echo 'make coverage       which lines of ddetr_lab the tests reach'
 	@echo 'make sanitize       100,000 random calls of the operator, compiled with ASan and UBSan (CALLS=...)'
 	@echo 'make classroom-check  grade the teacher'\''s notebooks (full marks) and a student set (none)'
+	@echo 'make book-table     run the chapters, write what they took and how long they are into the pages (CHAPTERS="5 6")'
+	@echo 'make book-pages     the same without running: what is counted, from what was measured last'
 	@echo 'make book-check     Chromium over every page, light and dark, wide and narrow (needs chromium and axe-core)'
 	@echo 'make fault-check    plant faults in copies of the package: each must turn a notebook red'
 	@echo 'make golden-report  largest differences from the stored numbers of the reference'
@@ -128,6 +130,16 @@ classroom-check: $(TEST_READY) ops
 	$(VENV)/bin/ddetr-lab classroom grade book --out $(CLASSROOM_SET)/teacher.csv --jobs $(JOBS)
 	$(VENV)/bin/ddetr-lab classroom grade $(CLASSROOM_SET)/student --out $(CLASSROOM_SET)/student.csv --jobs $(JOBS)
 	@$(PY) -m tests.classroom.points $(CLASSROOM_SET)/teacher.csv $(CLASSROOM_SET)/student.csv
+
+# Seconds are of one thread, as a process of `make test` has it.
+book-table: export OMP_NUM_THREADS = 1
+book-table: export MKL_NUM_THREADS = 1
+book-table: $(TEST_READY) ops
+	$(PY) -m tests.book.measure $(CHAPTERS)
+	$(PY) -m tests.book.pages
+
+book-pages: $(TEST_READY)
+	$(PY) -m tests.book.pages
 
 # PICTURES=folder keeps a screenshot of each page in each mode.
 book-check: $(TEST_READY)

@@ -22,6 +22,10 @@ SECTIONS = ("objectives", "exercises", "takeaways", "references")
 BLINDFOLDS = re.compile(
     r"nbval[-_](skip|ignore[-_]output)|pytest[-_]skip|^#\s*PYTEST_VALIDATE_IGNORE_OUTPUT", re.I | re.M
 )
+# How fast one reads, a minute: prose, lines of code that were just announced, figures, formulas on a line of their own.
+SPEEDS = {"words": 200, "lines of code": 40, "figures": 4, "formulas": 3}
+STEP, TOLERANCE = 5, 3  # minutes: what is stated is rounded, and a word more does not change it
+TIME = re.compile(r"\*\*Time\.\*\* (\d+) minutes to read, ([^*\n]*?) to run\b")
 MACHINE_PATH = re.compile(r"(?<![\w.])(/(home|Users|root|work|tmp|opt|usr|private|content)/|[A-Za-z]:\\\\?\w)")
 ALLOWED_OUTPUT = {"text/plain", "text/markdown", "image/png"}
 
@@ -148,11 +152,16 @@ def figures_are_held(notebook: NotebookNode) -> list[str]:
     ]
 
 
+def count_figures(notebook: NotebookNode) -> int:
+    """How many figures a notebook draws or places."""
+    drawn = sum(pictures(cell) for _, cell in code_cells(notebook))
+    return drawn + len(re.findall(r"!\[.*?\]\(|\{(?:figure|image)\}", markdown(notebook), re.S))
+
+
 def has_enough_figures(notebook: NotebookNode) -> list[str]:
     """A chapter shows what it says."""
-    drawn = sum(pictures(cell) for _, cell in code_cells(notebook))
-    placed = len(re.findall(r"!\[.*?\]\(|\{(?:figure|image)\}", markdown(notebook), re.S))
-    return [] if drawn + placed >= FEWEST_FIGURES else [f"{drawn + placed} figures, fewer than {FEWEST_FIGURES}"]
+    figures = count_figures(notebook)
+    return [] if figures >= FEWEST_FIGURES else [f"{figures} figures, fewer than {FEWEST_FIGURES}"]
 
 
 def cells_are_short(notebook: NotebookNode) -> list[str]:
@@ -180,14 +189,36 @@ def has_chapter_length(notebook: NotebookNode) -> list[str]:
 
 
 def has_chapter_parts(notebook: NotebookNode) -> list[str]:
-    """A title, the parts each chapter has, and the minutes it takes."""
+    """A title, and the parts each chapter has."""
     text = markdown(notebook)
     problems = [] if re.match(r"# \S", text) else ["the first cell does not start with a title ('# ...')"]
     named = "\n".join(re.findall(r"^(?:#+ .*|\*\*.*?\*\*.*|(?:```|:::+)\{.*)$", text, re.M)).lower()
     problems += [f"no part is called {part!r}" for part in SECTIONS if part not in named]
-    if not re.search(r"\d+\s*(?:minutes|min\b|seconds|s\b)", text):
-        problems.append("the time to read and to run is not given")
     return problems
+
+
+def reading_minutes(notebook: NotebookNode) -> float:
+    """How long a notebook takes to read, by `SPEEDS`."""
+    text = markdown(notebook)
+    counts = {
+        "words": count_words(text),
+        "lines of code": sum(len(cell.source.strip().splitlines()) for _, cell in code_cells(notebook)),
+        "figures": count_figures(notebook),
+        "formulas": len(re.findall(r"\$\$.*?\$\$", text, re.S)),
+    }
+    return sum(counts[name] / speed for name, speed in SPEEDS.items())
+
+
+def states_its_time(notebook: NotebookNode) -> list[str]:
+    """A chapter says how long it takes to read, as counted, and to run; `test_pages.py` holds the latter."""
+    minutes = reading_minutes(notebook)
+    found = TIME.search(markdown(notebook))
+    if found is None:
+        return ["no line '**Time.** N minutes to read, N seconds to run ...'"]
+    stated = int(found[1])
+    if stated % STEP or abs(stated - minutes) > TOLERANCE:
+        return [f"{stated} minutes to read are stated, {minutes:.1f} are counted: `make book-pages` writes them"]
+    return []
 
 
 def solution_marks_balance(notebook: NotebookNode) -> list[str]:
@@ -266,6 +297,7 @@ GATES: dict[str, Gate] = {
         cells_are_short,
         has_chapter_length,
         has_chapter_parts,
+        states_its_time,
         solution_marks_balance,
         exercises_are_complete,
     )

@@ -14,6 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from tests.book import gates
 
 PROSE = "a box is a box is a box and this is one more word of prose " * 130
+TIME = "**Time.** 10 minutes to read, 20 seconds to run."
 ALT = "A red box around the digit seven."
 
 
@@ -39,7 +40,10 @@ def good_chapter() -> NotebookNode:
     )
     notebook = new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
     notebook.cells = [
-        new_markdown_cell(f"# A chapter\n\n**Objectives.** 20 minutes to read, 2 minutes to run.\n\n{PROSE}", id="top"),
+        new_markdown_cell(
+            f"# A chapter\n\n**Objectives.** None.\n\n**Time.** 10 minutes to read, 20 seconds to run\n\n{PROSE}",
+            id="top",
+        ),
         *[figure_cell(number) for number in (1, 2, 3)],
         new_markdown_cell(
             "## Exercises\n\n```{exercise}\n:label: ex-why\n\nWhy?\n```\n\n"
@@ -188,7 +192,12 @@ DEFECTS: list[tuple[str, Callable[[NotebookNode], None]]] = [
     ("has_chapter_parts", drop_prose("## Exercises")),
     ("has_chapter_parts", drop_prose("## Takeaways")),
     ("has_chapter_parts", drop_prose("## References")),
-    ("has_chapter_parts", drop_prose("minutes", "units")),
+    ("states_its_time", drop_prose("minutes", "units")),
+    ("states_its_time", drop_prose("**Time.**")),
+    ("states_its_time", drop_prose(", 20 seconds to run")),
+    ("states_its_time", drop_prose("10 minutes", "11 minutes")),
+    ("states_its_time", drop_prose("10 minutes", "15 minutes")),
+    ("states_its_time", append_prose(PROSE)),
     ("solution_marks_balance", change_exercise(gates.END, "")),
     ("solution_marks_balance", change_exercise(gates.BEGIN, gates.END)),
     ("solution_marks_balance", change_exercise(gates.BEGIN, "## BEGIN SOLUTION")),

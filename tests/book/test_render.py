@@ -3,7 +3,7 @@
 One build, as `make book` does it, into a temporary folder; nothing is executed, so it takes some seconds.
 """
 
-import importlib.util
+import ast
 import os
 import re
 import subprocess
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.book.extension import extension
 from tests.book.test_chapters import toc_files
 from tests.conftest import ROOT
 
@@ -119,20 +120,31 @@ def test_links_inside_the_book_arrive(pages: dict[str, Page]) -> None:
                 assert anchor in pages[target].ids, f"{name} links to {link}"
 
 
+def test_the_reference_describes_every_public_function_and_class(pages: dict[str, Page]) -> None:
+    ids = {each for page in pages.values() for each in page.ids}
+    api = extension("ddetr_api")
+    for module in api.read_modules():
+        tree = ast.parse((ROOT / f"{module.name.replace('.', '/')}.py").read_text(encoding="utf-8"))
+        described = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        for name in described & set(api.exported(tree)):
+            assert f"{module.name}.{name}" in ids
+
+
+def test_the_reference_links_to_chapters_and_chapters_to_it(pages: dict[str, Page]) -> None:
+    assert "10_encoder.html" in pages["api_network"].links
+    assert any(link.startswith("api_") for name in ("05_sampling", "13_matching") for link in pages[name].links)
+
+
+def test_the_introduction_shows_the_map(html: Path, pages: dict[str, Page]) -> None:
+    text = (html / "intro.html").read_text(encoding="utf-8")
+    assert text.count('class="chapter-map"') == 1
+    assert all('<a class="stop part-' in text and f'href="{name}.html"' in text for name in pages if name[0].isdigit())
+
+
 def test_no_repository_button_without_an_address(html: Path) -> None:
     text = (html / "intro.html").read_text(encoding="utf-8")
     assert "btn-source-repository-button" not in text
     assert "launch-buttons" not in text
-
-
-def repository_options(address: str) -> dict[str, object]:
-    """The function of the book's own Sphinx extension."""
-    spec = importlib.util.spec_from_file_location("ddetr_book", ROOT / "book" / "_ext" / "ddetr_book.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    options: dict[str, object] = module.repository_options(address)
-    return options
 
 
 def test_an_address_brings_buttons(tmp_path: Path) -> None:
@@ -144,12 +156,12 @@ def test_an_address_brings_buttons(tmp_path: Path) -> None:
 
 
 def test_launch_buttons_only_where_they_work() -> None:
-    assert repository_options("") == {}
-    assert "launch_buttons" in repository_options("https://github.com/owner/name/")
-    assert "launch_buttons" not in repository_options("https://git.example.org/owner/name")
+    assert extension("ddetr_book").repository_options("") == {}
+    assert "launch_buttons" in extension("ddetr_book").repository_options("https://github.com/owner/name/")
+    assert "launch_buttons" not in extension("ddetr_book").repository_options("https://git.example.org/owner/name")
 
 
 @pytest.mark.parametrize("address", ["github.com/owner/name", "git@github.com:owner/name", "https://"])
 def test_an_unusable_address_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="BOOK_REPOSITORY"):
-        repository_options(address)
+        extension("ddetr_book").repository_options(address)
