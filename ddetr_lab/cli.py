@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     training_command.add_evaluate_arguments(evaluate)
 
     benchmark = commands.add_parser("benchmark", help="time this package beside its peers, alternately, in one run")
-    benchmark_command.add_arguments(benchmark, _positive_int)
+    benchmark_command.add_arguments(benchmark, _positive_int, _positive_float)
 
     classroom = commands.add_parser("classroom", help="for teachers: write a class set, grade what comes back")
     classroom_command.add_arguments(classroom, _positive_int)

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ddetr_lab.benchmark import fine_tuning_command, learning_command
+
 if TYPE_CHECKING:
     from ddetr_lab.benchmark.contest import Plan
     from ddetr_lab.benchmark.report import Case, Report
@@ -39,12 +41,14 @@ DESCRIPTION = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser, positive_int: Callable[[str], int]) -> None:
+def add_arguments(
+    parser: argparse.ArgumentParser, positive_int: Callable[[str], int], positive_float: Callable[[str], float]
+) -> None:
     """Give a parser the benchmarks as subcommands.
 
     Args:
         parser: of ``ddetr-lab benchmark``.
-        positive_int: the command line's type for counts.
+        positive_int: the command line's type for counts; ``positive_float`` likewise.
     """
     parser.description = DESCRIPTION
     kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="WHAT")
@@ -66,6 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser, positive_int: Callable[[str],
             one.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
         if name == "op":
             one.add_argument("--dtype", choices=DTYPES, default="float32", help="of the values (default float32)")
+    learning = kinds.add_parser(learning_command.NAME, help=learning_command.HELP)
+    learning_command.add_learning_arguments(learning, positive_int, positive_float)
+    tuning = kinds.add_parser(fine_tuning_command.NAME, help=fine_tuning_command.HELP)
+    fine_tuning_command.add_fine_tuning_arguments(tuning, positive_int, positive_float)
     page = kinds.add_parser("page", help="turn JSON files into the book's page")
     page.add_argument("reports", nargs="+", type=Path, metavar="FILE", help="what --json wrote")
     page.add_argument("--out", type=Path, metavar="MD", help="write the page here instead of printing it")
@@ -89,7 +97,12 @@ def run(
     threads = torch.get_num_threads()
     torch.set_num_threads(arguments.threads or threads)
     try:
-        result = _measured(arguments, words, usable(getattr(arguments, "device", "cpu")), report)
+        device = usable(getattr(arguments, "device", "cpu"))
+        if arguments.benchmark == learning_command.NAME:
+            return learning_command.run_learning(arguments, words, device, report)
+        if arguments.benchmark == fine_tuning_command.NAME:
+            return fine_tuning_command.run_fine_tuning(arguments, words, device, report)
+        result = _measured(arguments, words, device, report)
     finally:
         torch.set_num_threads(threads)
     if arguments.json is not None:

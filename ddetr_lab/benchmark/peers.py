@@ -32,6 +32,7 @@ __all__ = [
     "Peer",
     "choose",
     "evaluators",
+    "fresh_transformers_detector",
     "missing_note",
     "op_functions",
     "processors",
@@ -68,7 +69,7 @@ class Peer:
 
 
 PEERS = (
-    Peer("transformers", "transformers", ("op", "model", "train-step", "processor"), "'transformers>=5.0'"),
+    Peer("transformers", "transformers", ("op", "model", "train-step", "processor", "learning"), "'transformers>=5.0'"),
     Peer(
         "torch-ms-deform-attn",
         "torch_ms_deform_attn",
@@ -211,6 +212,16 @@ def transformers_detector(model: Any) -> nn.Module:
     for name, weight in model.model.backbone.conv_encoder.model.named_parameters():
         theirs.model.backbone.model.get_parameter(name).requires_grad_(weight.requires_grad)
     return theirs.train(model.training)
+
+
+def fresh_transformers_detector(model: Any) -> nn.Module:
+    """Return transformers' detector as its constructor builds it, from the configuration of ours; its own weights."""
+    with _hushed():
+        from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
+
+        with tempfile.TemporaryDirectory() as folder:
+            model.config.save_pretrained(folder)
+            return DeformableDetrForObjectDetection(DeformableDetrConfig.from_pretrained(folder))
 
 
 class _OurOperator(nn.Module):
