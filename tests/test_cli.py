@@ -129,8 +129,10 @@ def test_train_then_evaluate_a_folder(tmp_path, capsys):
     assert main(["train", str(recipe), "--out", str(out), "--seed", "3"]) == 0
     trained = capsys.readouterr().out.splitlines()
     assert trained[-1].startswith("AP ") and " AP50 " in trained[-1]
-    assert main(["evaluate", str(out)]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == trained[-1]
+    assert main(["evaluate", str(out), "--report", str(tmp_path / "report")]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[-1] == trained[-1] and told[0].startswith("above a score of 0.5: ")
+    assert (tmp_path / "report" / "report.json").is_file() and (tmp_path / "report" / "confusion.png").is_file()
 
 
 def test_an_interrupt_is_no_traceback(monkeypatch, capsys):

@@ -62,6 +62,9 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser the arguments of ``ddetr-lab evaluate``."""
     parser.add_argument("target", metavar="RECIPE|DIR", help="a recipe with shipped weights, or a folder from train")
     parser.add_argument("--split", default="val", help="part of the data to score on (default val)")
+    parser.add_argument(
+        "--report", type=Path, metavar="DIR", help="write here what went wrong: every picture, the worst ones drawn"
+    )
     parser.add_argument("--data", type=Path, metavar="DIR", help="where the recipe's COCO data set lies")
     parser.add_argument("--device", default=None, help="cpu, cuda ... (default: a GPU if there is one)")
 
@@ -137,7 +140,7 @@ def evaluate_command(
     """
     from ddetr_lab import DeformableDetrImageProcessor
     from ddetr_lab.data.labels import LABEL_MAP_FILE, LabelMap
-    from ddetr_lab.evaluation import evaluate
+    from ddetr_lab.evaluation import detect_dataset, score_dataset
     from ddetr_lab.training.build import detector_class
     from ddetr_lab.training.sets import label_map_of, validation_set
 
@@ -150,12 +153,18 @@ def evaluate_command(
             f"{labels.to_dict()['labels']}: evaluate on data with the same categories"
         )
     weights = str(folder) if folder.is_dir() else recipe.name
-    result = evaluate(
+    detections = detect_dataset(
         detector_class(recipe).from_pretrained(weights),
         DeformableDetrImageProcessor.from_pretrained(weights),
         pictures,
         batch_size=recipe.evaluation.batch_size,
         device=usable(arguments.device),
     )
+    result = score_dataset(pictures, detections)
+    if arguments.report is not None:
+        from ddetr_lab.evaluation_figures import write_report
+
+        for line in write_report(arguments.report, pictures, detections, result):
+            report(line)
     report(result.line())
     return 0
