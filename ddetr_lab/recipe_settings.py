@@ -72,6 +72,8 @@ class ModelSettings:
             preset's ``use_pretrained_backbone`` fetches, if any.
         frozen_backbone: modules of the backbone network that do not train, such as "blocks.0".
         frozen: modules of the whole detector that do not train, such as "model.encoder".
+        auxiliary_loss: train on every decoder layer's predictions. Without it the heads of earlier layers of a refining
+            model never learn.
     """
 
     preset: str = "digits"
@@ -80,6 +82,7 @@ class ModelSettings:
     backbone_weights: str = ""
     frozen_backbone: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
+    auxiliary_loss: bool = True
 
     def __post_init__(self) -> None:
         _one_of("model", "kind", self.kind, ("deformable", "dense"))

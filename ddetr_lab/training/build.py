@@ -58,6 +58,7 @@ def build_model(
     else:
         model = kind(_with_labels(preset(recipe.model.preset), labels))
         _load_backbone_weights(model, recipe.model.backbone_weights)
+    model.config.auxiliary_loss = recipe.model.auxiliary_loss
     _freeze(model.model.backbone.conv_encoder.model, recipe.model.frozen_backbone, "frozen_backbone")
     _freeze(model, recipe.model.frozen, "frozen")
     return model

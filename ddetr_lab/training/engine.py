@@ -5,6 +5,7 @@ Built in chapter 16.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -77,11 +78,13 @@ class Engine:
         self._checked = False
         self.network: Any = model
         if group.size > 1:
-            # Its buffers are constants, so none is sent round; every parameter has a gradient in every step.
-            self.network = nn.parallel.DistributedDataParallel(
+            # Buffers are constants, so none is sent round; every parameter has a gradient in every step.
+            kind = nn.parallel.DistributedDataParallel
+            renamed = "forward_sync_buffers" in inspect.signature(kind.__init__).parameters  # since torch 2.14
+            self.network = kind(
                 model,
                 device_ids=[self.device] if self.device.type == "cuda" else None,
-                broadcast_buffers=False,
+                **{"forward_sync_buffers" if renamed else "broadcast_buffers": False},
                 gradient_as_bucket_view=True,
                 find_unused_parameters=False,
             )

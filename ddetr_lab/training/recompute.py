@@ -53,11 +53,8 @@ def recomputing(model: Any, parts: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _stages(network: nn.Module) -> list[nn.Module]:
-    """Return a backbone's large pieces: the stages, whatever the network calls and nests them."""
+    """Return a backbone's large pieces, whatever it calls them: what its outermost lists of modules hold."""
     stages: list[nn.Module] = []
     for child in network.children():
-        if isinstance(child, (nn.Sequential, nn.ModuleList)) and len(child) > 1:
-            stages += [piece for piece in child if any(True for _ in piece.parameters())]
-        elif any(True for _ in child.children()):
-            stages += _stages(child) if isinstance(child, nn.ModuleDict) else [child]
+        stages += child.children() if isinstance(child, (nn.Sequential, nn.ModuleList)) else _stages(child)
     return stages
