@@ -93,12 +93,12 @@ def modules_section(words: str, modules: list[Module]) -> str:
     """Return the Markdown of an `api-modules` line: for each module its docstring and members.
 
     Raises:
-        ExtensionError: if a word of the line fits no module, which is a misspelling or a chapter that builds nothing.
+        ExtensionError: if a word of the line is neither a chapter, nor `every`, nor a folder: a misspelling.
     """
     keys = words.split()
     chosen = [module for key in keys for module in modules if module.key == key]
-    if missing := set(keys) - {module.key for module in chosen}:
-        raise ExtensionError(f"api-modules: no module belongs to {sorted(missing)}")
+    if unknown := set(keys) - {"every", *FOLDERS, *map(str, range(20))}:
+        raise ExtensionError(f"api-modules: no module can belong to {sorted(unknown)}")
     return "\n\n".join(module_section(module) for module in chosen)
 
 

@@ -59,7 +59,7 @@ class Engine:
 
     Args:
         model: a detector, on its device.
-        settings: see :class:`~ddetr_lab.recipe.OptimizationSettings`.
+        settings: see :class:`~ddetr_lab.recipe_settings.OptimizationSettings`.
         group: the processes that train together.
 
     Raises:
