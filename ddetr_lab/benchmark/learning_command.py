@@ -130,15 +130,16 @@ def _contestants(arguments: argparse.Namespace, report: Callable[[str], None]) -
     """
     from ddetr_lab.benchmark import peers
     from ddetr_lab.benchmark.learning import canonical_name
-    from ddetr_lab.benchmark.learning_peer import PEER, read_mends
+    from ddetr_lab.benchmark.learning_peer import read_mends
 
     names = list(dict.fromkeys(map(canonical_name, arguments.contestants)))
     if all(read_mends(name) is None for name in names):
         return names
-    if arguments.contestants == list(DEFAULT) and not peers.choose(NAME):
-        report(f"{peers.missing_note(NAME)}.")
+    if missing := peers.missing_note(NAME):
+        if arguments.contestants != list(DEFAULT):
+            raise ValueError(f"--contestants {' '.join(names)}: {missing}")
+        report(f"{missing}.")
         return [name for name in names if read_mends(name) is None]
-    peers.choose(NAME, [PEER])
     return names
 
 

@@ -57,7 +57,10 @@ def test_without_the_peer_ours_run_and_a_sentence_says_so(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--contestants", "transformers"], "--against transformers is not installed"),
+        (
+            ["--contestants", "transformers"],
+            "transformers: transformers is not installed: python -m pip install",
+        ),
         (["--contestants", "sparse"], "--contestants sparse: unknown"),
         (["--recipe", "no_such"], "no_such"),
     ],
