@@ -93,10 +93,14 @@ def is_the_themes(rule: str, html: str) -> bool:
     return any(rule == known and part in html for known, part in THEME_FINDINGS)
 
 
-def look(tab: Tab, page: Path, axe: str, width: int, dark: bool) -> tuple[dict[str, list[str]], dict[str, Any]]:
-    """Open a page in one mode; return what is wrong by kind, and what the probe saw."""
+def look(
+    tab: Tab, page: Path, axe: str, width: int, dark: bool, picture: Path | None = None
+) -> tuple[dict[str, list[str]], dict[str, Any]]:
+    """Open a page in one mode; return what is wrong by kind, and what the probe saw. The picture is taken first."""
     tab.open(page.as_uri(), width, 900, dark)
     seen = tab.run(PROBE)
+    if picture:
+        tab.screenshot(picture)
     tab.run(axe + "; true")
     found: dict[str, list[str]] = {kind: [] for kind in KINDS}
     found["formulas"] = seen["math"]
@@ -146,9 +150,8 @@ def check(html: Path, axe: Path, pages: list[str], pictures: Path | None = None)
         for name, file in files.items():
             for width, dark in MODES:
                 mode = f"{width} {'dark' if dark else 'light'}"
-                found, seen[file] = look(tab, file, script, width, dark)
-                if pictures:
-                    tab.screenshot(pictures / f"{name}_{mode.replace(' ', '_')}.png")
+                picture = pictures / f"{name}_{mode.replace(' ', '_')}.png" if pictures else None
+                found, seen[file] = look(tab, file, script, width, dark, picture)
                 rows.append([name, mode, found])
     by_name = {file: name for name, file in files.items()}
     for page, problem in broken_links(seen):
