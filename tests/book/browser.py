@@ -84,6 +84,7 @@ class Tab:
             self.receive()
         self.run("window.MathJax?.startup?.promise?.then(() => true) ?? true")
         self.run("document.fonts.ready.then(() => true)")
+        self.run("document.getAnimations().forEach(each => each.finish()); true")  # a sidebar slides in
 
     def run(self, script: str) -> Any:
         """Evaluate JavaScript, wait for its promise, and return its value.
