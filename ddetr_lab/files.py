@@ -1,4 +1,4 @@
-"""Find a checkpoint's files (folder, shipped name or hub) and write files that are whole or not there.
+"""Find a checkpoint's files (folder, shipped name or hub), and write files that are whole or not there.
 
 Built in chapter 12.
 """
@@ -6,12 +6,22 @@ Built in chapter 12.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["HubOptions", "find_file", "is_shipped", "shipped", "shipped_names", "write_atomically", "write_together"]
+__all__ = [
+    "HubOptions",
+    "find_file",
+    "is_shipped",
+    "locked",
+    "shipped",
+    "shipped_names",
+    "write_atomically",
+    "write_together",
+]
 
 _WEIGHTS = Path(__file__).parent / "weights"
 
@@ -170,6 +180,17 @@ def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
             moves.append((temporary, target))
         for temporary, target in moves:
             os.replace(temporary, target)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on ``path`` (not on Windows); the file stays, the lock goes with the process."""
+    with path.open("w") as handle:
+        if sys.platform != "win32":
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

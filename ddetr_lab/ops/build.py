@@ -19,13 +19,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
+from ddetr_lab.files import locked
 from ddetr_lab.ops.cuda_toolkit import Toolkit, cuda_commands, cuda_link_flags, find_toolkit, gpu_architectures
 
 __all__ = ["BuildError", "build_library", "cache_folder", "library_path", "source_folder"]
@@ -98,16 +98,6 @@ def library_path(architectures: Sequence[str] | None = None) -> Path:
         if built:
             return built[-1]
     return cache_folder() / ("-".join([stem, *(f"sm{number}" for number in architectures or ())]) + ".so")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on ``path``; the file stays, the lock goes with the process."""
-    import fcntl
-
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _compiler() -> list[str]:
@@ -239,7 +229,7 @@ def build_library(
         )
     compiler = _compiler()
     library.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(library.with_suffix(".lock")):
+    with locked(library.with_suffix(".lock")):
         if library.is_file() and not force:  # another process was faster
             return library
         with tempfile.TemporaryDirectory(dir=library.parent, prefix="building-") as folder:
