@@ -167,5 +167,5 @@ class CheckpointSettings:
         every_minutes: after so many minutes since the last time; 0.0 does not.
     """
 
-    every_steps: int = 500
-    every_minutes: float = 10.0
+    every_steps: int = 0
+    every_minutes: float = 5.0

@@ -1,4 +1,4 @@
-"""A recipe for models of 60 thousand parameters on 64-pixel scenes: a step takes a few hundredths of a second."""
+"""A recipe for models of 60 thousand parameters on 96-pixel scenes: a step takes a few hundredths of a second."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def tiny_recipe(tiny_weights: Path) -> Recipe:
     """Four steps of two scenes each, and two scenes to score on."""
     return Recipe(
         name="tiny",
-        data=DataSettings(size=64),
+        data=DataSettings(size=96),
         model=ModelSettings(weights=str(tiny_weights)),
         optimization=OptimizationSettings(steps=4, batch_size=2),
         evaluation=EvaluationSettings(scenes=2, batch_size=2),
-        checkpoint=CheckpointSettings(every_steps=0, every_minutes=0.0),
+        checkpoint=CheckpointSettings(every_minutes=0.0),
     )
 
 

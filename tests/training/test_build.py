@@ -85,7 +85,7 @@ def test_processors_pad_squares_or_scale_the_shorter_side(tiny_recipe):
 
     picture = Image.fromarray(np.zeros((40, 80, 3), dtype=np.uint8))
     square = build_processor(tiny_recipe)(picture, return_tensors="pt")
-    assert square["pixel_values"].shape == (1, 3, 64, 64) and square["pixel_mask"].sum() == 64 * 32
+    assert square["pixel_values"].shape == (1, 3, 96, 96) and square["pixel_mask"].sum() == 96 * 48
     paper = changed(tiny_recipe, "data", size=60, longest=100)
     assert build_processor(paper)(picture, return_tensors="pt")["pixel_values"].shape == (1, 3, 50, 100)
     as_they_are = build_processor(paper, resizes=False)(picture, return_tensors="pt")
