@@ -108,15 +108,13 @@ def trial_recipe(trial: str, points: int = 0, steps: int | None = None, minutes:
         raise ValueError(f"trial = {trial!r}, expected one of {', '.join(TRIALS)}")
     _, model, data = TRIALS[trial]
     recipe = load_recipe("trees")
-    pause = {
-        "every_minutes": minutes / points if minutes and points else 0.0,
-        "every_steps": max(1, (steps or recipe.optimization.steps) // points) if points and not minutes else 0,
-    }
+    every_minutes = minutes / points if minutes and points else 0.0
+    every_steps = max(1, (steps or recipe.optimization.steps) // points) if points and not minutes else 0
     return dataclasses.replace(
         recipe,
         model=dataclasses.replace(recipe.model, **model),
         data=dataclasses.replace(recipe.data, **data),
-        evaluation=dataclasses.replace(recipe.evaluation, **pause),
+        evaluation=dataclasses.replace(recipe.evaluation, every_minutes=every_minutes, every_steps=every_steps),
     )
 
 
