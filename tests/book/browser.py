@@ -114,14 +114,20 @@ def chromium() -> Iterator[Tab]:
         command += ["--disable-dev-shm-usage", "--allow-file-access-from-files"]
         command += [f"--user-data-dir={profile}", "--remote-debugging-port=0", "about:blank"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        tab = None
         try:
-            yield Tab(_address(process))
+            tab = Tab(_address(process))
+            yield tab
         finally:
+            if tab is not None:
+                tab.socket.close()
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(10)
             process.kill()
             process.wait()
+            if process.stderr is not None:
+                process.stderr.close()
 
 
 def _address(process: subprocess.Popen[str]) -> str:
