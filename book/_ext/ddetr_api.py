@@ -29,6 +29,7 @@ class Module:
         chapters: the numbers in its docstring's "Built in ..." and "Used in ...", ascending as they stand there.
         key: what an `api-modules` line calls it by: a folder, the first chapter, or `every`.
         passed_on: full names of what it exports and another module defines.
+        described: the functions and classes that it exports and defines.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Module:
     chapters: tuple[int, ...]
     key: str
     passed_on: tuple[str, ...] = ()
+    described: tuple[str, ...] = ()
 
 
 def read_modules(package: Path = ROOT / "ddetr_lab") -> list[Module]:
@@ -51,7 +53,8 @@ def read_modules(package: Path = ROOT / "ddetr_lab") -> list[Module]:
         chapters = chapters_named(docstring)
         folder = parts[1] if len(parts) > 2 else ""
         key = folder if folder in FOLDERS else str(chapters[0]) if chapters else "every"
-        modules.append(Module(name, docstring.split("\n\n")[0].replace("\n", " "), chapters, key, passed_on(tree)))
+        summary = docstring.split("\n\n")[0].replace("\n", " ")
+        modules.append(Module(name, summary, chapters, key, passed_on(tree), described(tree)))
     return modules
 
 
@@ -62,6 +65,12 @@ def exported(tree: ast.Module) -> list[str]:
             names: list[str] = ast.literal_eval(node.value)
             return names
     return []
+
+
+def described(tree: ast.Module) -> tuple[str, ...]:
+    """Return the functions and classes that a module exports and defines."""
+    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    return tuple(name for name in exported(tree) if name in defined)
 
 
 def passed_on(tree: ast.Module) -> tuple[str, ...]:
