@@ -68,8 +68,13 @@ def exported(tree: ast.Module) -> list[str]:
 
 
 def described(tree: ast.Module) -> tuple[str, ...]:
-    """Return the functions and classes that a module exports and defines."""
-    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    """Return the functions and classes that a module exports and defines; Triton's kernels are neither to Sphinx."""
+    defined = {
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and not any("jit" in ast.unparse(each) for each in node.decorator_list)
+    }
     return tuple(name for name in exported(tree) if name in defined)
 
 
