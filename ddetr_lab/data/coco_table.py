@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,12 +73,12 @@ class CocoTable:
         ]
 
 
-def is_integer(value: Any) -> bool:
+def is_integer(value: Any) -> TypeGuard[int]:
     """Tell a whole number that an array can hold from everything else that JSON may hold."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST_ID
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Tell a finite number from everything else that JSON may hold, NaN and Infinity too."""
     return is_integer(value) or (isinstance(value, float) and math.isfinite(value))
 

@@ -10,9 +10,9 @@ Built in chapter 18.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ddetr_lab.data.findings import ValidationReport
 from ddetr_lab.data.validate_entries import Box, ImageEntry
@@ -75,7 +75,7 @@ def check_box_format(boxes: Sequence[tuple[ImageEntry, Box, int, int]], file: st
     values = np.array([box.values for _, box, _, _ in boxes])
     sizes = np.array([(width, height) for _, _, width, height in boxes], dtype=np.float64)
 
-    def note(kind: str, text: str, example: NDArray[np.bool_]) -> None:
+    def note(kind: str, text: str, example: Any) -> None:
         image, box, _, _ = boxes[int(example.argmax())]
         report.add(kind, f"{text}; see for example this one", file, image.id, box.id)
 

@@ -132,14 +132,14 @@ def _images(entries: list[Any], file: str, report: ValidationReport, found: Cont
 
 
 def _size(entry: dict[str, Any], id_: int, file: str, report: ValidationReport) -> tuple[int, int]:
-    size = entry.get("width"), entry.get("height")
-    if size == (None, None):
+    width, height = entry.get("width"), entry.get("height")
+    if width is None and height is None:
         report.add("image-size-missing", "no width and height", file, id_)
         return 0, 0
-    if not all(is_integer(side) and side > 0 for side in size):
-        report.add("image-size", f"width is {short(size[0])} and height is {short(size[1])}", file, id_)
-        return 0, 0
-    return size  # type: ignore[return-value]
+    if is_integer(width) and is_integer(height) and min(width, height) > 0:
+        return width, height
+    report.add("image-size", f"width is {short(width)} and height is {short(height)}", file, id_)
+    return 0, 0
 
 
 def _annotations(
