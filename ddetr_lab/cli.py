@@ -1,4 +1,4 @@
-"""The command ``ddetr-lab``: doctor, build-ops, detect, train, evaluate, benchmark, classroom.
+"""The command ``ddetr-lab``: doctor, build-ops, detect, train, evaluate, validate, benchmark, classroom.
 
 Built in chapter 0.
 """
@@ -15,6 +15,7 @@ from typing import Any
 
 from ddetr_lab.benchmark import command as benchmark_command
 from ddetr_lab.classroom import command as classroom_command
+from ddetr_lab.data import command as data_command
 from ddetr_lab.training import command as training_command
 
 __all__ = ["main"]
@@ -50,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="score weights by COCO's average precision")
     training_command.add_evaluate_arguments(evaluate)
+
+    validate = commands.add_parser("validate", help="look over a COCO data set before training on it")
+    data_command.add_validate_arguments(validate, _positive_int)
 
     benchmark = commands.add_parser("benchmark", help="time this package beside its peers, alternately, in one run")
     benchmark_command.add_arguments(benchmark, _positive_int, _positive_float)
@@ -157,6 +161,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return training_command.evaluate_command(arguments, _device, print)
 
 
+def _validate(arguments: argparse.Namespace) -> int:
+    return data_command.run_validate(arguments, print)
+
+
 def _benchmark(arguments: argparse.Namespace) -> int:
     return benchmark_command.run(arguments, arguments.words, _device, print)
 
@@ -194,6 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "detect": _detect,
         "train": _train,
         "evaluate": _evaluate,
+        "validate": _validate,
         "benchmark": _benchmark,
         "classroom": _classroom,
     }
