@@ -61,3 +61,41 @@ def test_what_does_not_exist_lists_what_does(tmp_path):
     (tmp_path / RECORD).write_text("{")
     with pytest.raises(ValueError, match="no valid JSON"):
         load_recipe(tmp_path)
+
+
+def test_a_file_can_extend_a_shipped_recipe(tmp_path):
+    refined, plain = load_recipe("coco_refined"), load_recipe("coco")
+    assert (refined.model.preset, plain.model.preset) == ("paper-refine", "paper")
+    assert (refined.data, refined.optimization) == (plain.data, plain.optimization)
+    path = tmp_path / "mine.toml"
+    path.write_text('extends = "digits"\n[optimization]\nsteps = 3\n')
+    assert load_recipe(path).optimization.steps == 3
+    assert load_recipe(path).model == load_recipe("digits").model
+    path.write_text('extends = "nothing"\n')
+    with pytest.raises(ValueError, match="extends 'nothing', expected one of .*digits"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[data]\ndataset = "voc"\n', r"\[data\] dataset = 'voc', expected one of digits, trees, coco"),
+        ('[model]\nkind = "sparse"\n', r"\[model\] kind = 'sparse'"),
+        ('[optimization]\nschedule = "linear"\n', r"\[optimization\] schedule = 'linear'"),
+        ("[optimization]\nwarmup_fraction = 2.0\n", "warmup_fraction = 2.0, expected 0 to 1"),
+        ("[optimization]\nbatch_size = 2\naccumulation = 4\n", "accumulation = 4, expected 1 to 2"),
+        ('[optimization]\nrecompute = ["heads"]\n', "recompute = 'heads', expected one of backbone"),
+        ('[optimization]\ndrops = ["late"]\n', "expected a list of decimal numbers"),
+    ],
+)
+def test_a_setting_outside_its_range_is_refused_by_section_and_name(tmp_path, text, message):
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_recipe(path)
+
+
+def test_nothing_may_be_asked_for_where_the_default_asks_for_nothing(tmp_path):
+    path = tmp_path / "zero.toml"
+    path.write_text("[checkpoint]\nevery_steps = 0\nevery_minutes = 0.0\n[data]\nworkers = 0\n")
+    assert load_recipe(path).checkpoint.every_minutes == 0.0

@@ -81,10 +81,11 @@ class Engine:
             # Buffers are constants, so none is sent round; every parameter has a gradient in every step.
             kind = nn.parallel.DistributedDataParallel
             renamed = "forward_sync_buffers" in inspect.signature(kind.__init__).parameters  # since torch 2.14
+            sync: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
             self.network = kind(
                 model,
                 device_ids=[self.device] if self.device.type == "cuda" else None,
-                **{"forward_sync_buffers" if renamed else "broadcast_buffers": False},
+                **sync,
                 gradient_as_bucket_view=True,
                 find_unused_parameters=False,
             )
