@@ -1,4 +1,4 @@
-"""The command ``ddetr-lab``: doctor, build-ops, detect, train, evaluate, validate, benchmark, classroom.
+"""The command ``ddetr-lab``: doctor, build-ops, detect, train, evaluate, validate, diagnose, benchmark, classroom.
 
 Built in chapter 0.
 """
@@ -16,6 +16,7 @@ from typing import Any
 from ddetr_lab.benchmark import command as benchmark_command
 from ddetr_lab.classroom import command as classroom_command
 from ddetr_lab.data import command as data_command
+from ddetr_lab.diagnosis import command as diagnosis_command
 from ddetr_lab.training import command as training_command
 
 __all__ = ["main"]
@@ -54,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
 
     validate = commands.add_parser("validate", help="look over a COCO data set before training on it")
     data_command.add_validate_arguments(validate, _positive_int)
+
+    diagnose = commands.add_parser("diagnose", help="does it learn at all? eight pictures by heart; faults, planted")
+    diagnosis_command.add_diagnose_arguments(diagnose, _positive_int)
 
     benchmark = commands.add_parser("benchmark", help="time this package beside its peers, alternately, in one run")
     benchmark_command.add_arguments(benchmark, _positive_int, _positive_float)
@@ -169,6 +173,10 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     return benchmark_command.run(arguments, arguments.words, _device, print)
 
 
+def _diagnose(arguments: argparse.Namespace) -> int:
+    return diagnosis_command.diagnose_command(arguments, arguments.words, print)
+
+
 def _classroom(arguments: argparse.Namespace) -> int:
     return classroom_command.run(arguments, print)
 
@@ -202,6 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "detect": _detect,
         "train": _train,
         "evaluate": _evaluate,
+        "diagnose": _diagnose,
         "validate": _validate,
         "benchmark": _benchmark,
         "classroom": _classroom,
