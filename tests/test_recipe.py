@@ -20,7 +20,7 @@ def test_a_file_overrides_defaults_and_leaves_the_rest(tmp_path):
     path.write_text("[optimization]\nsteps = 7\nlearning_rate = 1\n")
     recipe = load_recipe(path)
     assert (recipe.name, recipe.optimization.steps, recipe.optimization.learning_rate) == ("mine", 7, 1.0)
-    assert recipe.optimization.batch_size == 4
+    assert recipe.optimization.batch_size == 8
     assert isinstance(recipe.optimization.learning_rate, float)
 
 

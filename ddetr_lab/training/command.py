@@ -8,6 +8,7 @@ Built in chapter 16.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +53,7 @@ def add_train_arguments(
     )
     parser.add_argument("--data", type=Path, metavar="DIR", help="where the recipe's COCO data set lies")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for weights and records (default runs/RECIPE)")
+    parser.add_argument("--no-validate", action="store_true", help="train on a folder of pictures without checking it")
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on with the run in --out; begin it if there is none")
     again.add_argument("--overwrite", action="store_true", help="remove the run in --out and begin anew")
@@ -110,7 +112,10 @@ def train_command(
     from ddetr_lab.training import train
 
     recipe = choose_recipe(arguments.recipe, arguments.data)
+    is_first = os.environ.get("RANK", "0") == "0"  # under torchrun one process looks and tells
     is_run = (Path(arguments.recipe) / RECORD).is_file()
+    if Path(arguments.recipe).is_dir() and not is_run and is_first and not arguments.no_validate:
+        _validate(Path(arguments.recipe), report)
     out = arguments.out or (Path(arguments.recipe) if is_run and arguments.resume else Path("runs") / recipe.name)
     run = train(
         recipe,
@@ -128,6 +133,20 @@ def train_command(
         report(f"{run.steps} steps in {run.seconds / 60:.1f} minutes, saved in {run.folder}")
         report(run.result.line())
     return 0
+
+
+def _validate(folder: Path, report: Callable[[str], None]) -> None:
+    """Look at a folder of pictures before an hour is spent on it; faults that would spoil the training raise."""
+    from ddetr_lab.data.validate import validate_dataset
+
+    found = validate_dataset(folder)
+    for line in found.lines(3):
+        report(line)
+    report(found.summary())
+    if not found.ok:
+        raise ValueError(
+            f"{folder} has errors: mend them (`ddetr-lab validate {folder}` lists all), or train with --no-validate"
+        )
 
 
 def evaluate_command(
