@@ -53,9 +53,15 @@ MENDED = {
 
 
 def mend(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
-    """Mend the markup of a page's body."""
+    """Mend the markup of a page's body; leave out Thebe, which no page uses and which declares its constants twice."""
     for old, new in MENDED.items():
         context["body"] = context.get("body", "").replace(old, new)
+    context["default_mode"] = context.get("default_mode") or "auto"  # an empty one is an error on the console
+    context["script_files"] = [
+        script
+        for script in context.get("script_files", [])
+        if "thebe" not in f"{script}{getattr(script, 'attributes', {}).get('body', '')}".lower()
+    ]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -63,5 +69,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     for extension in ("ddetr_api", "ddetr_map"):
         app.setup_extension(extension)
     app.connect("config-inited", add_repository)
-    app.connect("html-page-context", mend)
+    app.connect("html-page-context", mend, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

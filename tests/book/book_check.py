@@ -51,7 +51,7 @@ PROBE = """(() => {
     alts: [...document.querySelectorAll('main img')]
       .filter(e => !(e.getAttribute('alt') || '').trim()).map(e => e.src),
     broken: [...document.images].filter(e => e.complete && !e.naturalWidth).map(e => e.src),
-    links: [...document.querySelectorAll('a[href]')].map(e => e.href),
+    links: [...document.querySelectorAll('a[href]')].map(e => new URL(e.getAttribute('href'), document.baseURI).href),
     ids: [...document.querySelectorAll('[id]')].map(e => e.id),
     dark: document.documentElement.dataset.theme,
   };
@@ -149,7 +149,7 @@ def broken_links(seen: dict[Path, dict[str, Any]]) -> Iterator[tuple[Path, str]]
 def check(html: Path, axe: Path, pages: list[str], pictures: Path | None = None) -> int:
     """Look at pages in every mode, print a table, and return how many things are wrong."""
     files = {name: html / f"{name}.html" for name in [*pages, "genindex", "search"] if (html / f"{name}.html").exists()}
-    script, seen, rows, details = axe.read_text(encoding="utf-8"), {}, [], []
+    script, seen, rows = axe.read_text(encoding="utf-8"), {}, []
     with chromium() as tab:
         for name, file in files.items():
             for width, dark in MODES:
@@ -157,17 +157,20 @@ def check(html: Path, axe: Path, pages: list[str], pictures: Path | None = None)
                 picture = pictures / f"{name}_{mode.replace(' ', '_')}.png" if pictures else None
                 found, seen[file] = look(tab, file, script, width, dark, picture)
                 rows.append([name, mode, found])
+                for kind in KINDS:  # told at once, so that an interrupted run is worth something
+                    for problem in found[kind]:
+                        print(f"{name} ({mode}), {kind}: {problem}", flush=True)
     by_name = {file: name for name, file in files.items()}
     for page, problem in broken_links(seen):
         row = next(row for row in rows if row[0] == by_name[page])
         row[2]["links"].append(problem)
+        print(f"{row[0]} ({row[1]}), links: {problem}")
     total: Counter[str] = Counter()
     print(f"{'page':32} {'mode':11} " + " ".join(f"{kind:>13}" for kind in KINDS))
     for name, mode, found in rows:
         print(f"{name:32} {mode:11} " + " ".join(f"{len(found[kind]):13}" for kind in KINDS))
         total.update({kind: len(found[kind]) for kind in KINDS})
-        details += [f"{name} ({mode}), {kind}: {problem}" for kind in KINDS for problem in found[kind]]
-    print("\n".join(["", *details, ""]) if details else "")
+    print()
     print(f"{len(files)} pages in {len(MODES)} modes: " + ", ".join(f"{total[kind]} {kind}" for kind in KINDS))
     return sum(total.values())
 

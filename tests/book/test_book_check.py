@@ -13,6 +13,7 @@ GOOD = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>A pa
 </script></head><body><main id="here"><p>A page. <a href="#here">Up</a> <a href="https://example.org/">away</a></p>
 <span class="math"><mjx-container>x</mjx-container></span>
 <img alt="A grey dot." src="data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7">
+<svg width="9" height="9"><a href="#here"><rect width="9" height="9"/></a></svg>
 <!-- here --></main></body></html>"""
 NO_AXE = "window.axe = {run: async () => ({violations: []})}"
 AXE = (
