@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import csv
 import os
+import re
+import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,11 +21,12 @@ from ddetr_lab.classroom.referee import STUMBLES, Graded, Verdict, grade_noteboo
 from ddetr_lab.classroom.sandbox import Limits
 from ddetr_lab.classroom.submissions import Submission, find_submissions, plan
 
-__all__ = ["COLUMNS", "GRADER_FAILED", "grade_folder", "rows", "summary", "write_csv"]
+__all__ = ["COLUMNS", "GRADER_FAILED", "grade_folder", "harmless", "rows", "summary", "write_csv"]
 
 COLUMNS = ("student", "notebook", "exercise", "points", "max", "state", "first hint")
 GRADER_FAILED = "grader failed"
 LONGEST_HINT = 600
+REPOSITORY = Path(__file__).resolve().parents[2]
 Results = list[tuple[Submission, Graded, dict[str, bool]]]
 
 
@@ -41,25 +45,48 @@ def grade_folder(
     Returns:
         the results in the order of the files, and remarks on what was left out.
 
+    An interrupt ends it after the notebooks that are being graded; what is graded by then is returned.
+
     Raises:
-        ClassroomError: if there is nothing to grade.
+        ClassroomError: if there is nothing to grade, or the folder is one that the grading itself needs.
     """
     if not folder.is_dir():
         raise ClassroomError(f"{folder} is no folder. Name the folder that holds the notebooks to grade.")
     found, remarks = find_submissions(folder, chapters)
     if not found:
         raise ClassroomError(f"There is no notebook in {folder} nor in its subfolders.")
-    book = chapters[0].path.resolve().parent
-    # Whatever holds an answer: the solutions, their rendered pages, what the tests take for right, the history.
-    answers = [book.parent / name for name in ("_build", "tests/checks", ".git")]
-    hidden = [book, *answers, folder.resolve()]
+    needed = [one for one in (REPOSITORY, Path(sys.prefix).resolve()) if one.is_relative_to(folder.resolve())]
+    if needed:
+        raise ClassroomError(
+            f"{folder} also holds {needed[0]}, which the grading runs on, and it is hidden from students' code. "
+            "Move the submissions into a folder of their own."
+        )
+    hidden = [*_answers(chapters[0].path.resolve().parent), folder.resolve()]
 
     def graded(one: Submission) -> tuple[Submission, Graded, dict[str, bool]]:
         return one, *_grade(one, limits, sealed, hidden)
 
     with ThreadPoolExecutor(max_workers=jobs) as pool:
-        done = list(tqdm(pool.map(graded, found), total=len(found), desc="grading", unit="notebook"))
+        asked = [pool.submit(graded, one) for one in found]
+        try:
+            for one in tqdm(asked, desc="grading", unit="notebook"):
+                one.result()
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+    done = [one.result() for one in asked if not one.cancelled()]
+    if len(done) < len(found):
+        remarks.append(f"Interrupted: {len(found) - len(done)} of {len(found)} notebooks were not graded.")
+    twice = Counter((one.student, one.chapter.path.stem) for one in found if one.chapter is not None)
+    for (student, stem), count in twice.items():
+        if count > 1:
+            remarks.append(f"{student or 'no name'}: {count} notebooks of {stem}; the best one counts in the total.")
     return done, remarks
+
+
+def _answers(book: Path) -> list[Path]:
+    """Whatever holds an answer: solutions, their rendered pages, what the tests take for right, the history."""
+    places = [root / name for root in (book.parent, REPOSITORY) for name in ("book", "_build", "tests/checks", ".git")]
+    return list(dict.fromkeys([book, *places]))
 
 
 def _grade(one: Submission, limits: Limits, sealed: bool, hidden: Sequence[Path]) -> tuple[Graded, dict[str, bool]]:
@@ -80,8 +107,11 @@ def _grade(one: Submission, limits: Limits, sealed: bool, hidden: Sequence[Path]
 
 
 def rows(results: Results) -> Iterator[tuple[str, ...]]:
-    """Yield the table's rows: each exercise, question and note of a notebook, its total, and each student's total."""
-    totals: dict[str, list[int]] = {}
+    """Yield the table's rows: each exercise, question and note of a notebook, its total, and each student's total.
+
+    Of several notebooks of one student for one chapter, the best counts in the student's total.
+    """
+    best: dict[str, dict[str, tuple[int, int]]] = {}
     for one, graded, answered in results:
         start = (one.student, one.path.name)
         for verdict in graded.verdicts:
@@ -92,9 +122,10 @@ def rows(results: Results) -> Iterator[tuple[str, ...]]:
             yield (*start, "note", "", "", "", note)
         points, most = _sums(graded)
         yield (*start, "total", str(points), str(most), f"{graded.seconds:.0f} s", "")
-        total = totals.setdefault(one.student, [0, 0])
-        total[0], total[1] = total[0] + points, total[1] + most
-    for student, (points, most) in totals.items():
+        own, name = best.setdefault(one.student, {}), one.chapter.path.stem if one.chapter else ""
+        own[name] = max(own.get(name, (0, 0)), (points, most))
+    for student, own in best.items():
+        points, most = (sum(numbers) for numbers in zip(*own.values(), strict=True))
         yield student, "all", "total", str(points), str(most), "", ""
 
 
@@ -109,16 +140,19 @@ def write_csv(path: Path, table: Iterator[tuple[str, ...]]) -> None:
         with beside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
-            writer.writerows([_harmless(cell) for cell in row] for row in table)
+            writer.writerows([harmless(cell) for cell in row] for row in table)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
 
 
-def _harmless(text: str) -> str:
-    """Text from a submission for one cell of a spreadsheet: no control characters, no formula, not too long."""
+def harmless(text: str) -> str:
+    """Make text from a submission fit for one cell of a spreadsheet: no control characters, no formula, not too long.
+
+    Where a spreadsheet separates cells by semicolons, what follows one is the start of a cell, too.
+    """
     plain = "".join(letter if letter.isprintable() else " " for letter in text)[:LONGEST_HINT]
-    return f"'{plain}" if plain[:1] in ("=", "+", "-", "@") else plain
+    return re.sub(r"(^|;)(\s*[=+\-@\uff1d\uff0b\uff0d\uff20])", r"\1'\2", plain)
 
 
 def summary(results: Results) -> Iterator[str]:
@@ -126,6 +160,6 @@ def summary(results: Results) -> Iterator[str]:
     for one, graded, _ in results:
         points, most = _sums(graded)
         failed = next((f"{v.label}: {v.state}" for v in graded.verdicts if v.points < v.most), "")
-        name = _harmless(f"{one.student}/{one.path.name}" if one.student else one.path.name)
-        remark = _harmless(failed or "; ".join(graded.notes))[:70]
+        name = harmless(f"{one.student}/{one.path.name}" if one.student else one.path.name)
+        remark = harmless(failed or "; ".join(graded.notes))[:70]
         yield f"{name:40} {points:3} of {most:3}  {graded.seconds:6.1f} s  {remark}".rstrip()

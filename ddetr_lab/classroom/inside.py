@@ -25,6 +25,7 @@ from ddetr_lab.classroom import confine
 __all__ = ["main"]
 
 LONGEST_TEXT = 1000
+Frame = tuple[dict[str, Any], list[bytes]]
 
 
 class TooLong(KeyboardInterrupt):
@@ -57,9 +58,10 @@ class Wire:
         """Send a frame; what is too large is replaced by a remark. A fork of this process has nothing to say."""
         if os.getpid() != self.owner:
             os._exit(0)
-        frame = self.codec.pack(header, buffers)
-        if len(frame) > self.codec.LARGEST_FRAME:
-            frame = self.codec.pack({"op": "raised", "kind": "ValueError", "text": "the result is too large"}, [])
+        try:
+            frame = self.codec.pack(header, buffers)
+        except self.codec.WireError as error:
+            frame = self.codec.pack({"op": "raised", "kind": "ValueError", "text": str(error)}, [])
         view = memoryview(frame)
         while view:
             view = view[os.write(self.descriptor, view) :]
@@ -132,19 +134,19 @@ class Session:
         self.arguments: tuple[Any, ...] = ()
         self.result: Any = None
 
-    def run(self, header: dict[str, Any], _: list[bytes]) -> None:
+    def run(self, header: dict[str, Any], _: list[bytes]) -> Frame:
         """Run a cell as Jupyter does."""
         done = self.shell.run_cell(header["code"])
         error = done.error_before_exec or done.error_in_exec
-        self.wire.write({"op": "ran", "error": _told(error) if error is not None else None}, [])
+        return {"op": "ran", "error": _told(error) if error is not None else None}, []
 
-    def name(self, header: dict[str, Any], _: list[bytes]) -> None:
+    def name(self, header: dict[str, Any], _: list[bytes]) -> Frame:
         """Say what stands under a name."""
         known = self.shell.user_ns.get(header["name"])
         kind = "function" if callable(known) else type(known).__name__
-        self.wire.write({"op": "named", "kind": kind if header["name"] in self.shell.user_ns else None}, [])
+        return {"op": "named", "kind": kind if header["name"] in self.shell.user_ns else None}, []
 
-    def call(self, header: dict[str, Any], buffers: list[bytes]) -> None:
+    def call(self, header: dict[str, Any], buffers: list[bytes]) -> Frame:
         """Call a function, and send its result and the tensors among its arguments that it changed."""
         import torch
 
@@ -156,42 +158,45 @@ class Session:
             for place, (one, old) in enumerate(zip(self.arguments, before, strict=True))
             if old is not None and not (old.shape == one.shape and torch.equal(old, one.detach()))
         }
-        self._send([self.result, changed])
+        return self._result([self.result, changed])
 
-    def forward(self, header: dict[str, Any], buffers: list[bytes]) -> None:
+    def forward(self, header: dict[str, Any], buffers: list[bytes]) -> Frame:
         """Run the module that the last call was given, as that call left it."""
         module: Any = self.arguments[0]
-        self._send(module.train(header["training"])(*pickle.loads(buffers[0])))
+        return self._result(module.train(header["training"])(*pickle.loads(buffers[0])))
 
-    def slopes(self, _: dict[str, Any], buffers: list[bytes]) -> None:
+    def slopes(self, _: dict[str, Any], buffers: list[bytes]) -> Frame:
         """Send the gradient of the last result by the arguments that asked for one."""
         import torch
 
         inputs = [one for one in self.arguments if isinstance(one, torch.Tensor) and one.requires_grad]
         gradient = pickle.loads(buffers[0])
-        self._send(list(torch.autograd.grad(self.result, inputs, gradient, retain_graph=True, allow_unused=True)))
+        slopes = torch.autograd.grad(self.result, inputs, gradient, retain_graph=True, allow_unused=True)
+        return self._result(list(slopes))
 
-    def _send(self, value: Any) -> None:
+    def _result(self, value: Any) -> Frame:
         buffers: list[bytes] = []
-        self.wire.write({"op": "result", "value": self.wire.codec.encode(value, buffers)}, buffers)
+        return {"op": "result", "value": self.wire.codec.encode(value, buffers)}, buffers
 
     def serve(self) -> None:
-        """Answer until the grader leaves."""
-        asked: dict[str, Callable[[dict[str, Any], list[bytes]], None]] = {
+        """Say that all is loaded, then answer until the grader leaves."""
+        asked: dict[str, Callable[[dict[str, Any], list[bytes]], Frame]] = {
             "run": self.run,
             "name": self.name,
             "call": self.call,
             "forward": self.forward,
             "slopes": self.slopes,
         }
+        answer: Frame = {"op": "ready"}, []
         while True:
+            self.wire.write(*answer)  # after the limit's alarm is off, which would cut a frame in two
             header, buffers = self.wire.read()
             try:
                 limited: AbstractContextManager[None] = _at_most(header["seconds"])
                 with limited:
-                    asked[header["op"]](header, buffers)
+                    answer = asked[header["op"]](header, buffers)
             except BaseException as error:  # whatever the student's code raises, SystemExit included, is told
-                self.wire.write({"op": "raised", "kind": _kind(error), "text": _told(error)}, [])
+                answer = {"op": "raised", "kind": _kind(error), "text": _told(error)}, []
 
 
 def _kind(error: BaseException) -> str:
@@ -205,7 +210,7 @@ def _told(error: BaseException) -> str:
     name = "TimeoutError" if isinstance(error, TooLong) else type(error).__name__
     try:
         text = str(error)
-    except Exception:  # a student's own __str__ may raise anything
+    except BaseException:  # a student's own __str__ may raise anything
         text = "(no message)"
     return f"{name}: {text}"[:LONGEST_TEXT]
 
@@ -217,18 +222,18 @@ def main() -> None:
     if settings["sealed"]:
         confine.seal_disk(workspace, [Path(folder) for folder in settings["hidden"]], settings["file_size"] * 2)
         confine.drop_privileges()
+        confine.forbid_sockets()
     else:
+        grader = os.getppid()
         confine.keep_children()
+        confine.refuse_by_hook({grader, os.getppid()})
     os.chdir(workspace)
     (workspace / "tmp").mkdir(exist_ok=True)
     if settings["probe"]:
         os._exit(0)
     confine.limit(settings["memory"], settings["file_size"], settings["cpu_seconds"], settings["processes"])
     sys.path.insert(0, str(workspace))
-    session = Session(Wire(settings["descriptor"]))
-    if not settings["sealed"]:
-        confine.refuse_sockets()
-    session.serve()
+    Session(Wire(settings["descriptor"])).serve()
 
 
 if __name__ == "__main__":

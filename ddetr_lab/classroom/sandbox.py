@@ -6,6 +6,7 @@ Used in every chapter.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,9 +32,13 @@ UNSHARE = (
     *("unshare", "--user", "--map-root-user", "--mount", "--net", "--ipc", "--uts"),
     *("--pid", "--fork", "--kill-child", "--mount-proc"),
 )
-SECRETS = (".ssh", ".aws", ".gnupg", ".config", ".kube", ".docker")  # below the home folder
+SECRETS = (  # below the home folder
+    *(".ssh", ".aws", ".gnupg", ".config", ".kube", ".docker", ".mozilla", ".local/share/keyrings"),
+    *(".netrc", ".git-credentials", ".pypirc", ".Xauthority", ".bash_history", ".python_history"),
+)
 KEPT_OUTPUT = 2**20  # bytes printed by a notebook; the rest is counted and dropped
-GRACE = 5.0  # seconds beyond a call's own limit, for the answer to arrive
+START = 300.0  # seconds for the process to load PyTorch: a busy machine is not the student's fault
+MOST_FILES = 50_000  # below the working folder, where no namespace limits it
 
 
 class Ended(Exception):
@@ -46,13 +52,15 @@ class Limits:
     Attributes:
         seconds: of wall-clock time for the notebook.
         cell_seconds: for one cell, or one call of a check.
+        grace: seconds beyond that for the answer to arrive, before a process that does not stop is ended.
         memory: bytes that a process may write to, and that all processes of a notebook may hold.
-        file_size: bytes of the largest file.
+        file_size: bytes of the largest file; all together may have twice as many.
         processes: at most at the same time, threads not counted.
     """
 
     seconds: float = 600.0
     cell_seconds: float = 200.0
+    grace: float = 5.0
     memory: int = 4 * 2**30
     file_size: int = 256 * 2**20
     processes: int = 64
@@ -72,15 +80,42 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+@lru_cache(maxsize=1)
 def can_seal() -> bool:
-    """Whether this system lets a user make namespaces: tried, by starting and ending a sealed process."""
+    """Whether this system lets a user make namespaces: tried once, by starting and ending a sealed process."""
     if shutil.which("unshare") is None:
         return False
     with tempfile.TemporaryDirectory() as folder:
         settings = {"workspace": folder, "sealed": True, "hidden": [], "file_size": 2**20, "probe": True}
         command = [*UNSHARE, *_python(settings)]
-        done = subprocess.run(command, env=_environment(Path(folder)), capture_output=True, timeout=60, check=False)
+        done = subprocess.run(command, env=_environment(Path(folder)), capture_output=True, timeout=START, check=False)
         return done.returncode == 0
+
+
+def _is_full(folder: Path, most: int) -> bool:
+    """Whether a folder holds more bytes or files than it may; links are not followed."""
+    size = count = 0
+    open_ends = [str(folder)]
+    while open_ends:
+        try:
+            with os.scandir(open_ends.pop()) as entries:
+                for entry in entries:
+                    count += 1
+                    if entry.is_dir(follow_symlinks=False):
+                        open_ends.append(entry.path)
+                    else:
+                        size += entry.stat(follow_symlinks=False).st_size
+                    if size > most or count > MOST_FILES:
+                        return True
+        except OSError:  # it changes while it is read
+            continue
+    return False
+
+
+def _remove(folder: str) -> None:
+    """Remove a folder, whatever a student's process has made of it: closed to its owner, or too deep for Python."""
+    for command in (("chmod", "-R", "u+rwx"), ("rm", "-rf")):
+        subprocess.run([*command, "--", folder], capture_output=True, check=False)
 
 
 def _python(settings: dict[str, Any]) -> list[str]:
@@ -117,11 +152,12 @@ class Sandbox:
     def __init__(self, limits: Limits, sealed: bool, hidden: Sequence[Path]) -> None:
         self.limits, self.printed, self.reason = limits, 0, ""
         self.closed = threading.Event()
-        self.folder = tempfile.TemporaryDirectory(prefix="ddetr-grade-")
-        workspace = Path(self.folder.name).resolve()
+        self.folder = tempfile.mkdtemp(prefix="ddetr-grade-")
+        self.workspace = workspace = Path(self.folder).resolve()
         ours, theirs = socket.socketpair()
         self.wire = ours
-        self.deadline = time.monotonic() + limits.seconds
+        self.sealed = sealed
+        self.deadline = time.monotonic() + START
         covered = [*hidden, *(Path.home() / name for name in SECRETS), Path("/run")]
         settings = {
             "workspace": str(workspace),
@@ -152,6 +188,18 @@ class Sandbox:
         ]
         for thread in self.threads:
             thread.start()
+        self._wait_until_ready()
+
+    def _wait_until_ready(self) -> None:
+        try:
+            header, _ = unpack(lambda size: self._exactly(size, self.deadline))
+        except (OSError, WireError) as error:
+            header = {"op": str(error)}
+        if header.get("op") != "ready":
+            self.end()
+            said = self.output.decode(errors="replace").strip()[-500:]
+            raise RuntimeError(f"the sandbox did not start ({header.get('op')}); it printed: {said or 'nothing'}")
+        self.deadline = time.monotonic() + self.limits.seconds
 
     def ask(self, header: dict[str, Any], buffers: Sequence[bytes] = ()) -> tuple[dict[str, Any], list[bytes]]:
         """Send a frame and wait for the answer.
@@ -160,7 +208,7 @@ class Sandbox:
             Ended: if none comes in time; the process is gone then.
         """
         seconds = self.limits.cell_seconds
-        until = min(self.deadline, time.monotonic() + seconds + GRACE)
+        until = min(self.deadline, time.monotonic() + seconds + self.limits.grace)
         try:
             self._patience(until)
             self.wire.sendall(pack({**header, "seconds": seconds}, list(buffers)))
@@ -203,9 +251,14 @@ class Sandbox:
         pipe.close()
 
     def _watch(self) -> None:
-        """End the process if it and its children together hold too much memory, or are too many."""
+        """End the process if it and its children together hold too much memory or disk, or are too many."""
         page = os.sysconf("SC_PAGE_SIZE")
-        while not self.closed.wait(0.2):
+        for look in itertools.count():
+            if self.closed.wait(0.2):
+                return
+            if not self.sealed and look % 5 == 0 and _is_full(self.workspace, 2 * self.limits.file_size):
+                self.end(f"stopped with more than {2 * self.limits.file_size / 2**20:.0f} MB or {MOST_FILES} files")
+                return
             everyone = descendants(self.process.pid)
             held = 0
             for pid in everyone:
@@ -236,7 +289,7 @@ class Sandbox:
             for thread in self.threads:
                 thread.join(timeout=5)
             self.wire.close()
-            self.folder.cleanup()
+            _remove(self.folder)
 
     def __enter__(self) -> Sandbox:
         return self

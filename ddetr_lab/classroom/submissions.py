@@ -6,6 +6,7 @@ Used in every chapter.
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 from collections.abc import Sequence
@@ -13,12 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ddetr_lab.classroom.exercises import Chapter, Exercise, source_of
+from ddetr_lab.classroom.exercises import Chapter, Exercise
 from ddetr_lab.classroom.student import PLACEHOLDER
 
 __all__ = ["Plan", "Submission", "find_submissions", "plan"]
 
-LARGEST_FILE = 50 * 2**20  # bytes of a notebook; one with many pictures has a few million
+LARGEST_FILE = 25 * 2**20  # bytes of a notebook; one with many pictures has a few million
+MOST_CELLS = 5_000
+LARGEST_CELL = 2**20  # characters of code
+DEEPEST = 5  # folders below the one that is graded
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Submission:
     """A file that was handed in.
 
     Attributes:
-        student: the folder it lay in, empty for a file at the top.
+        student: the topmost folder it lay in; for a file that lay in none, what its name says beside the chapter's.
         path: of the notebook.
         chapter: that it answers, or None if nothing tells.
     """
@@ -52,19 +56,44 @@ class Plan:
 
 
 def find_submissions(folder: Path, chapters: Sequence[Chapter]) -> tuple[list[Submission], list[str]]:
-    """List the notebooks of a folder and of its subfolders, one for each student.
+    """List the notebooks of a folder: in a subfolder for each student, or side by side as ``NAME_05_sampling.ipynb``.
 
     Returns:
         the submissions in order, and remarks on what was left out.
     """
-    found, remarks = [], []
-    entries = sorted(folder.iterdir())
-    for entry in [*entries, *(one for sub in entries if _kind(sub) == "folder" for one in sorted(sub.iterdir()))]:
-        if _kind(entry) == "link" and (entry.suffix == ".ipynb" or entry.is_dir()):
-            remarks.append(f"{entry.relative_to(folder)} is a link and was not followed.")
-        elif entry.suffix == ".ipynb" and _kind(entry) == "file":
-            student = "" if entry.parent == folder else entry.parent.name
-            found.append(Submission(student, entry, _chapter_of(entry, chapters)))
+    paths, remarks = _notebooks(folder, folder, [])
+    found = []
+    for path in paths:
+        chapter, named = _chapter_of(path, chapters)
+        inside = path.relative_to(folder).parts[:-1]
+        student = inside[0] if inside else named
+        found.append(Submission(student, path, chapter))
+    return found, remarks
+
+
+def _notebooks(folder: Path, top: Path, remarks: list[str]) -> tuple[list[Path], list[str]]:
+    """Collect notebooks below a folder, its own before those further down; hidden folders hold editors' copies."""
+    found, folders = [], []
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        return [], [*remarks, f"{folder.relative_to(top)} cannot be read: {error.strerror}."]
+    for entry in entries:
+        kind = _kind(entry)
+        if kind == "folder" and not entry.name.startswith("."):
+            folders.append(entry)
+        elif kind == "link" and (entry.suffix == ".ipynb" or os.path.isdir(entry)):
+            remarks.append(f"{entry.relative_to(top)} is a link and was not followed.")
+        elif entry.suffix == ".ipynb" and kind == "file":
+            found.append(entry)
+        elif entry.suffix == ".ipynb" and kind == "other":
+            remarks.append(f"{entry.relative_to(top)} is no ordinary file and was not opened.")
+    for entry in folders:
+        if len(entry.relative_to(top).parts) > DEEPEST:
+            remarks.append(f"{entry.relative_to(top)} lies too deep and was not looked into.")
+            continue
+        further, remarks = _notebooks(entry, top, remarks)
+        found += further
     return found, remarks
 
 
@@ -75,18 +104,23 @@ def _kind(path: Path) -> str:
     return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
 
 
-def _chapter_of(path: Path, chapters: Sequence[Chapter]) -> Chapter | None:
-    """Recognise a chapter by its name inside the file's name, else by the cells that it shares."""
+def _chapter_of(path: Path, chapters: Sequence[Chapter]) -> tuple[Chapter | None, str]:
+    """Recognise a chapter by its name inside the file's name, else by the cells that it shares.
+
+    Returns:
+        the chapter, and what else the file's name says: whose it is, where there are no folders.
+    """
     for chapter in chapters:
-        if chapter.path.stem in path.stem:
-            return chapter
+        before, found, _ = path.stem.partition(chapter.path.stem)
+        if found:
+            return chapter, before.strip(" _-")
     try:
-        ids = {cell.get("id") for cell in _cells(_read(path), [])}
-    except ValueError:
-        return None
+        ids = {cell["id"] for cell in _cells(_read(path), [])}
+    except (ValueError, OSError):
+        return None, path.stem
     shared = {place: len(ids & _ids(chapter)) for place, chapter in enumerate(chapters)}
     best = max(shared, key=lambda place: shared[place], default=None)
-    return chapters[best] if best is not None and shared[best] else None
+    return (chapters[best] if best is not None and shared[best] else None), path.stem
 
 
 def _ids(chapter: Chapter) -> set[str]:
@@ -106,11 +140,11 @@ def plan(path: Path, chapter: Chapter) -> Plan:
     cells = _cells(_read(path), made.notes)
     places: dict[str, int] = {}
     for place, cell in enumerate(cells):
-        places.setdefault(str(cell.get("id")), place)
+        places.setdefault(cell["id"], place)
     due: dict[int, list[Exercise]] = {}
     for exercise in chapter.exercises:
         solution, check = places.get(exercise.solution), places.get(exercise.check)
-        if check is not None and source_of(cells[check]).strip() != exercise.source.strip():
+        if check is not None and cells[check]["source"].split() != exercise.source.split():
             made.notes.append(f"{exercise.label}: the check cell was edited; the original was used.")
         if check is None or (solution is not None and check < solution):
             what = "is missing" if check is None else "stood before the answer"
@@ -119,12 +153,15 @@ def plan(path: Path, chapter: Chapter) -> Plan:
         due.setdefault(check, []).append(exercise)
     checks = {exercise.check for exercise in chapter.exercises}
     for place, cell in enumerate(cells):
-        if cell.get("cell_type") == "code" and cell.get("id") not in checks:
-            made.steps.append(source_of(cell))
+        if cell["cell_type"] == "code" and cell["id"] not in checks:
+            if len(cell["source"]) > LARGEST_CELL:
+                made.notes.append(f"cell {place + 1} has {len(cell['source']):,} characters and was not run.")
+            else:
+                made.steps.append(cell["source"])
         made.steps += due.pop(place, [])
     made.steps += due.pop(len(cells), [])
     for prose in chapter.prose:
-        written = [source_of(cell).strip() for cell in cells if cell.get("id") == prose.answer]
+        written = [cell["source"].strip() for cell in cells if cell["id"] == prose.answer]
         made.answered[prose.label] = any(text not in ("", PLACEHOLDER) for text in written)
     return made
 
@@ -153,6 +190,8 @@ def _cells(content: dict[str, Any], notes: list[str]) -> list[dict[str, Any]]:
         cells = [cell for sheet in sheets for cell in sheet.get("cells") or []]
     if not isinstance(cells, list) or not cells:
         raise ValueError("the notebook has no cells.")
+    if len(cells) > MOST_CELLS:
+        raise ValueError(f"the notebook has {len(cells):,} cells, more than {MOST_CELLS:,}: none was run.")
     return [_plain(cell) for cell in cells if isinstance(cell, dict)]
 
 

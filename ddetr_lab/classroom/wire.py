@@ -12,15 +12,17 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["LARGEST_FRAME", "WireError", "decode", "encode", "pack", "unpack"]
+__all__ = ["LARGEST_FRAME", "LARGEST_HEADER", "WireError", "decode", "encode", "pack", "unpack"]
 
 LARGEST_FRAME = 256 * 2**20
+LARGEST_HEADER = 8 * 2**20  # JSON takes many times its length in memory
 DEEPEST = 20
 MOST_ITEMS = 100_000
 DTYPES = {
@@ -37,8 +39,15 @@ class WireError(ValueError):
 
 
 def pack(header: dict[str, Any], buffers: list[bytes]) -> bytes:
-    """Make one frame of a header and its buffers."""
+    """Make one frame of a header and its buffers.
+
+    Raises:
+        WireError: if it is too large for the other end.
+    """
     text = json.dumps({**header, "sizes": [len(buffer) for buffer in buffers]}).encode()
+    size = 4 + len(text) + sum(map(len, buffers))
+    if len(text) > LARGEST_HEADER or size > LARGEST_FRAME:
+        raise WireError(f"the value is too large to be sent: {size} bytes, {len(text)} of them apart from tensors")
     body = b"".join([struct.pack(">I", len(text)), text, *buffers])
     return struct.pack(">Q", len(body)) + body
 
@@ -57,6 +66,8 @@ def unpack(read: Callable[[int], bytes]) -> tuple[dict[str, Any], list[bytes]]:
         raise WireError(f"a frame of {size} bytes")
     body = read(size)
     (length,) = struct.unpack(">I", body[:4])
+    if length > LARGEST_HEADER:
+        raise WireError(f"a header of {length} bytes")
     try:
         header = json.loads(body[4 : 4 + length])
         sizes = [int(one) for one in header["sizes"]]
@@ -111,6 +122,8 @@ def _encode_tensor(value: Tensor, buffers: list[bytes]) -> Any:
 def decode(value: Any, buffers: list[bytes], depth: int = 0) -> Any:
     """Turn JSON back into the value.
 
+    A buffer is used up by the tensor that names it: a short header could otherwise ask for one large buffer many times.
+
     Raises:
         WireError: if it is not what ``encode`` makes.
     """
@@ -121,7 +134,8 @@ def decode(value: Any, buffers: list[bytes], depth: int = 0) -> Any:
     try:
         match value:
             case {"tensor": int(place), "dtype": str(name), "shape": list(shape), "graph": bool(graph)}:
-                tensor = _decode_tensor(buffers[place], name, [int(size) for size in shape])
+                raw, buffers[place] = buffers[place], b""
+                tensor = _decode_tensor(raw, name, [int(size) for size in shape])
                 if "array" in value:
                     return tensor.numpy()[()]
                 return tensor.requires_grad_() if graph and tensor.is_floating_point() else tensor
@@ -134,10 +148,18 @@ def decode(value: Any, buffers: list[bytes], depth: int = 0) -> Any:
             case {"dict": list(items)}:
                 return {decode(key, buffers, depth + 1): decode(one, buffers, depth + 1) for key, one in items}
             case {"other": str(name)}:
-                return type("".join(filter(str.isidentifier, name))[:40] or "object", (), {})()
+                return _stranger("".join(filter(str.isidentifier, name))[:40] or "object")()
+    except WireError:
+        raise
     except (TypeError, ValueError, IndexError, OverflowError, RuntimeError) as error:
         raise WireError("a value that the wire does not carry") from error
     raise WireError("a value that the wire does not carry")
+
+
+@lru_cache(maxsize=64)
+def _stranger(name: str) -> type:
+    """Make a type that has nothing but a name, for messages."""
+    return type(name, (), {})
 
 
 def _decode_tensor(raw: bytes, name: str, shape: list[int]) -> Tensor:

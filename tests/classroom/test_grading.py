@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,18 @@ from typing import Any
 import pytest
 
 from ddetr_lab import cli
-from ddetr_lab.classroom.exercises import Chapter
-from ddetr_lab.classroom.grading import Results, grade_folder, rows, write_csv
+from ddetr_lab.classroom import grading
+from ddetr_lab.classroom.exercises import Chapter, book_folder
+from ddetr_lab.classroom.grading import Results, grade_folder, harmless, rows, write_csv
+from ddetr_lab.classroom.referee import Graded
 from ddetr_lab.classroom.sandbox import Limits, can_seal
 from ddetr_lab.classroom.student import student_notebook
+from ddetr_lab.classroom.submissions import Submission
 from tests.classroom.conftest import Cell, chapter_cells, code, notebook
 
 HandIn = Callable[[str, Any], Path]
-SHORT = Limits(seconds=20, cell_seconds=2, memory=3 * 2**30, file_size=2**20)
+SHORT = Limits(seconds=60, cell_seconds=2, grace=3, memory=3 * 2**30, file_size=2**20)
+SLOW = Limits(seconds=200, cell_seconds=2, grace=60, memory=3 * 2**30, file_size=2**20)
 
 
 def between(source: str, **changed: str) -> list[Cell]:
@@ -61,36 +67,85 @@ for _ in range(3):
 time.sleep(0.3)
 """
 
-# what the student adds between the exercises, the state of the second exercise, a word of the notes
-HOSTILE: dict[str, tuple[str, str, str]] = {
-    "loops": ("while True: pass", "passed", "TimeoutError"),
-    "prints": ("for _ in range(1 << 10): print('x' * (1 << 20))", "passed", "output was cut"),
-    "exits": ("import os; os._exit(0)", "not reached", "ended itself"),
-    "raises_exit": ("raise SystemExit", "passed", "SystemExit"),
-    "forks": ("import os; os.fork()", "passed", ""),
-    "leaves_children": (CHILDREN.replace("MARK", "4000"), "passed", ""),
-    "takes_memory": ("held = bytearray(64 << 30)", "passed", "MemoryError"),
-    "writes_much": ("open('big', 'wb').write(bytes(1 << 24))", "passed", "File too large"),
-    "reaches_out": ("import urllib.request as u; u.urlopen('http://192.0.2.1', timeout=1)", "passed", "Error"),
-    "prints_binary": ("import os; os.write(1, bytes(range(256)) * 100)", "passed", ""),
+LEAVES_CHILDREN = CHILDREN.replace("MARK", "4000")
+# One notebook, cell after cell: after all of them the process still answers, and both exercises are graded.
+SURVIVED = {
+    "prints": "for _ in range(1 << 6): print('x' * (1 << 20))",
+    "prints_binary": "import os; os.write(1, bytes(range(256)) * 100)",
+    "loops": "while True: pass",
+    "loops_with_a_catch": "while True:\n    try:\n        while True: 0\n    except Exception: pass",
+    "raises_exit": "raise SystemExit",
+    "exits": "import sys; sys.exit(3)",
+    "interrupts": "raise KeyboardInterrupt",
+    "raises_what_cannot_be_told": "class E(BaseException):\n    def __str__(self): raise self\nraise E",
+    "recurses": "def f(): f()\nf()",
+    "reads": "input()",
+    "forks": "import os\nif os.fork(): os.wait()",
+    "leaves_children": LEAVES_CHILDREN,
+    "signals_all_but_itself": "import signal\ntry: os.kill(-1, signal.SIGTERM)\nexcept OSError: pass",
+    "starts_threads": (
+        "import threading, time\nfor _ in range(8): threading.Thread(target=time.sleep, args=(600,)).start()"
+    ),
+    "takes_memory": "held = bytearray(64 << 30)",
+    "writes_much": "open('big', 'wb').write(bytes(1 << 24))",
+    "reaches_out": "import urllib.request as u; u.urlopen('http://192.0.2.1', timeout=1)",
+    "goes_deep": "for _ in range(1500): os.mkdir('d'); os.chdir('d')",
+    "goes_elsewhere": "os.chdir('/')",
+    "deletes_its_folder": "import shutil, tempfile; shutil.rmtree(os.path.dirname(tempfile.gettempdir()), True)",
+    "clears_the_checks": "del checks\nimport sys\nfor name in list(sys.modules):\n"
+    "    if 'checks' in name: del sys.modules[name]",
+}
+# What ends the process: the state of the second exercise is "not reached", and the note says why.
+ENDED = {
+    "exits": ("import os; os._exit(0)", "ended itself"),
+    "crashes": ("import ctypes; ctypes.string_at(0)", "ended itself"),
+    "signals_its_parents": ("import os\nfor p in (os.getppid(), 0): os.kill(p, 9)", "ended itself"),
+    "closes_everything": ("import os; os.closerange(0, 200)", "ended itself"),
+    "breaks_builtins": ("import builtins; builtins.len = builtins.isinstance = None", "ended itself"),
     "breaks_the_wire": (
         "import os\nfor d in range(3, 40):\n  try: os.write(d, b'x' * 99)\n  except OSError: 0",
-        "not",
-        "",
+        "no answer looks like",
+    ),
+    "swallows": (
+        "import time\nwhile True:\n  try: time.sleep(0.01)\n  except BaseException: pass",
+        "could not be interrupted",
+    ),
+    "bomb": ("import os\nwhile True:\n  try: os.fork()\n  except OSError: pass", "stopped with more than"),
+    "takes_memory_in_pieces": (
+        "import os, time\nfor _ in range(6):\n  if not os.fork():\n    held = b'x' * (1 << 30)\n    time.sleep(60)\n"
+        "time.sleep(60)",
+        "stopped with more than 3.0 GB",
     ),
 }
 
 
-@pytest.mark.parametrize("kind", HOSTILE)
-def test_a_hostile_cell_costs_what_comes_after_it_at_most(
-    kind: str, chapter: Chapter, hand_in: HandIn, capfd: pytest.CaptureFixture[str]
-) -> None:
-    cell, second, note = HOSTILE[kind]
+def test_after_every_other_hostile_cell_both_exercises_are_graded(chapter: Chapter, hand_in: HandIn) -> None:
+    cells = chapter_cells()
+    cells[4:4] = [code(name, cell) for name, cell in SURVIVED.items()]
+    results = grade(hand_in("all", cells), chapter, SLOW)
+    assert states(results) == ["passed", "passed"], results
+    notes = " ".join(results[0][1].notes)
+    assert "the output was cut" in notes and "first error: TimeoutError" in notes
+
+
+@pytest.mark.parametrize("kind", ENDED)
+def test_a_cell_that_ends_its_process_costs_what_comes_after_it(kind: str, chapter: Chapter, hand_in: HandIn) -> None:
+    cell, note = ENDED[kind]
     results = grade(hand_in(kind, between(cell)), chapter)
-    first, last = states(results)
-    assert first == "passed"
-    assert last.startswith(second), results
+    assert states(results) == ["passed", "not reached"], results
     assert note in " ".join(results[0][1].notes)
+
+
+@pytest.mark.parametrize("cell", ["for n in range(10**9): open(str(n), 'wb').write(bytes(1 << 18))"])
+def test_a_full_disk_ends_the_process_where_no_namespace_limits_it(
+    cell: str, chapter: Chapter, hand_in: HandIn
+) -> None:
+    results = grade(hand_in("disk", between(cell)), chapter, SLOW, sealed=False)
+    assert states(results) == ["passed", "not reached"], results
+    assert "stopped with more than 2 MB" in results[0][1].notes[0]
+    if can_seal():  # there the folder in memory is full, and the rest is graded
+        results = grade(hand_in("disk", between(cell)), chapter)
+        assert states(results) == ["passed", "passed"] and "No space left" in results[0][1].notes[0]
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="processes are counted in /proc")
@@ -181,12 +236,88 @@ def test_a_table_holds_no_formula(chapter: Chapter, hand_in: HandIn, tmp_path: P
     assert not any(cell[:1] in ("=", "+", "-", "@") or not cell.isprintable() for cell in cells)
 
 
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("=1", "'=1"),
+        (" @x", "' @x"),
+        ("\t=1", "' =1"),
+        ("a;=1", "a;'=1"),
+        ("\uff1d1", "'\uff1d1"),
+        ("a\nb\x1b[2J", "a b [2J"),
+        ("\udcff", " "),
+        ("3 of 4, -1", "3 of 4, -1"),
+    ],
+)
+def test_text_from_a_submission_is_made_harmless(text: str, cell: str) -> None:
+    assert harmless(text) == cell and len(harmless("x" * 10**6)) == 600
+
+
+def test_of_two_notebooks_for_one_chapter_the_best_counts_whatever_they_are_called(
+    chapter: Chapter, hand_in: HandIn, tmp_path: Path
+) -> None:
+    folder = hand_in("ann,\n=x", between("0", clip=WRONG)) / "ann,\n=x"
+    (folder / "00_small (1).ipynb").write_text(json.dumps(notebook(chapter_cells())), encoding="utf-8")
+    results, remarks = grade_folder(folder.parent, [chapter], SHORT, can_seal())
+    assert remarks == ["ann,\n=x: 2 notebooks of 00_small; the best one counts in the total."]
+    write_csv(tmp_path / "out.csv", rows(results))
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert {row["student"] for row in table} == {"ann, =x"}
+    totals = [(row["notebook"], row["points"], row["max"]) for row in table if row["exercise"] == "total"]
+    assert totals == [("00_small (1).ipynb", "2", "2"), ("00_small.ipynb", "1", "2"), ("all", "2", "2")]
+
+
+def test_an_interrupt_keeps_what_is_graded(chapter: Chapter, hand_in: HandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    for student in ("a", "b", "c", "d"):
+        folder = hand_in(student, "no JSON")
+
+    def interrupted(futures: list[Any], **_: object) -> Any:
+        yield futures[0]
+        raise KeyboardInterrupt
+
+    graded = threading.Event()
+
+    def slow(one: Submission, *_: object) -> tuple[Graded, dict[str, bool]]:
+        graded.wait(0.2)
+        return Graded(), {}
+
+    monkeypatch.setattr(grading, "tqdm", interrupted)
+    monkeypatch.setattr(grading, "_grade", slow)
+    results, remarks = grade_folder(folder, [chapter], SHORT, False)
+    assert 1 <= len(results) < 4 and results[0][0].student == "a"
+    assert remarks == [f"Interrupted: {4 - len(results)} of 4 notebooks were not graded."]
+
+
+def test_a_defect_of_ours_is_told_and_the_rest_is_graded(
+    chapter: Chapter, hand_in: HandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise NameError("a defect")
+
+    hand_in("a", chapter_cells())
+    monkeypatch.setattr(grading, "grade_notebook", broken)
+    results = grade(hand_in("b", "no JSON"), chapter)
+    assert [[one.state for one in graded.verdicts][0] for _, graded, _ in results] == ["grader failed", "unreadable"]
+    assert "NameError: a defect" in results[0][1].verdicts[0].hint
+
+
 @pytest.mark.skipif(not can_seal(), reason="this system lets no user make namespaces")
-def test_a_sealed_process_reads_no_answers_and_writes_nowhere(chapter: Chapter, hand_in: HandIn) -> None:
+def test_a_sealed_process_reads_no_answers_writes_nowhere_and_speaks_to_nobody(
+    chapter: Chapter, hand_in: HandIn, tmp_path: Path
+) -> None:
     book = chapter.path.parent
     cell = f"""
-import os, subprocess
-assert os.listdir({str(book)!r}) == []
+import os, socket, subprocess
+for answers in ({str(book)!r}, {str(book_folder())!r}, {str(book_folder().parent / "tests" / "checks")!r}):
+    assert os.listdir(answers) == [], answers
+listening = {str(tmp_path / "socket")!r}
+try:
+    socket.socket(socket.AF_UNIX).connect(listening)
+except PermissionError:
+    pass
+else:
+    raise RuntimeError("a program outside listens")
 assert subprocess.run(['umount', {str(book)!r}], capture_output=True).returncode
 try:
     open({str(book.parent / "made")!r}, 'w')
@@ -199,6 +330,9 @@ assert set(os.environ) <= {{'PATH', 'HOME', 'TMPDIR', 'LANG', 'PYTHONPATH', 'PYT
     'LC_CTYPE', 'PYTHONUNBUFFERED', 'CLICOLOR', 'FORCE_COLOR', 'CLICOLOR_FORCE', 'PAGER', 'GIT_PAGER', 'TERM',
     'KMP_DUPLICATE_LIB_OK', 'KMP_INIT_AT_FORK', 'COLUMNS', 'LINES'}}, set(os.environ)
 """
-    results = grade(hand_in("curious", between(cell)), chapter)
+    with socket.socket(socket.AF_UNIX) as program:
+        program.bind(str(tmp_path / "socket"))
+        program.listen()
+        results = grade(hand_in("curious", between(cell)), chapter, SLOW)
     assert states(results) == ["passed", "passed"] and results[0][1].notes == []
     assert not (book.parent / "made").exists()

@@ -1,0 +1,75 @@
+"""The subcommand: lists, sets and tables, and mistakes of the teacher's that are told before any work is done."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ddetr_lab import cli
+from ddetr_lab.classroom.exercises import Chapter
+from tests.classroom.conftest import chapter_cells
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(chapter: Chapter, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command on the small book, and return its exit code and what it printed."""
+
+    def ran(*words: object) -> tuple[int, str, str]:
+        status = cli.main(["classroom", *map(str, words), "--book", str(chapter.path.parent)])
+        return status, *capsys.readouterr()
+
+    return ran
+
+
+def test_exercises_are_listed_and_counted(run: Run) -> None:
+    status, printed, _ = run("exercises")
+    assert status == 0 and "chapter00.clip_boxes" in printed and "read by a person" in printed
+    assert printed.splitlines()[-1] == "2 exercises in code, each with a check, and 1 questions in 1 chapters"
+
+
+def test_a_set_is_written_and_counted(run: Run, tmp_path: Path) -> None:
+    status, printed, _ = run("student", "--out", tmp_path / "set")
+    assert (status, printed) == (0, f"1 notebooks and 2 other files in {tmp_path / 'set'}\n")
+    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == [
+        "00_small.ipynb",
+        "README.md",
+        "classroom.json",
+    ]
+
+
+def test_mistakes_are_told_before_anything_is_graded(
+    run: Run, tmp_path: Path, hand_in: Callable[[str, Any], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_grading(*_: object) -> None:
+        pytest.fail("a notebook was graded")
+
+    monkeypatch.setattr("ddetr_lab.classroom.grading._grade", no_grading)
+    folder = hand_in("ann", chapter_cells())
+    (tmp_path / "empty").mkdir()
+    for words, told in (
+        ((folder, "--out", tmp_path / "no" / "such.csv"), "folder that exists"),
+        ((folder, "--out", tmp_path), "folder that exists"),
+        ((tmp_path / "missing", "--out", tmp_path / "a.csv"), "is no folder"),
+        ((tmp_path / "empty", "--out", tmp_path / "a.csv"), "no notebook in"),
+        ((folder, "--chapters", "7", "--out", tmp_path / "a.csv"), "no chapter 7"),
+    ):
+        status, printed, error = run("grade", *words)
+        assert status == 1 and told in error, (words, printed, error)
+    assert not list(tmp_path.glob("*.csv"))
+
+
+def test_the_folder_that_holds_the_package_is_not_graded(run: Run, chapter: Chapter, tmp_path: Path) -> None:
+    from tests.conftest import ROOT
+
+    status, _, error = run("grade", ROOT, "--out", tmp_path / "a.csv")
+    assert status == 1 and "folder of their own" in error
+
+
+@pytest.mark.parametrize("words", [["--chapters", "5;6"], ["--timeout", "0"], ["--jobs", "x"]])
+def test_wrong_usage_is_told(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["classroom", "grade", str(tmp_path), "--out", "a.csv", *words])
+    assert caught.value.code == 2 and words[1] in capsys.readouterr().err
