@@ -199,7 +199,7 @@ def draw(parts: Sequence[tuple[str, Sequence[Stop]]], address: Mapping[str, str]
     width = MARGIN + COLUMNS * (BOX[0] + GAP[0]) - GAP[0]
     said = "; ".join(f"{n} needs {' and '.join(map(str, needs))}" for n, needs in arrows.items() if needs)
     lines = [
-        '<figure class="chapter-map" tabindex="0" role="region" aria-label="Map of the chapters">',
+        '<div class="chapter-map" tabindex="0" role="region" aria-label="Map of the chapters">',
         f'<svg viewBox="-2 -2 {width + 4} {rims[-1] + 4}" role="group" aria-labelledby="chapter-map-said">',
         f'<title id="chapter-map-said">Map of the chapters with an arrow from what each needs: {said}.</title>',
     ]
@@ -222,7 +222,7 @@ def draw(parts: Sequence[tuple[str, Sequence[Stop]]], address: Mapping[str, str]
             lines.append(f'<text class="minutes" {corner}>{stop.minutes} min</text>')
         lines.append("</a>")
     caption = "A box is a chapter, and a link to it; an arrow leads from what a chapter needs."
-    return "\n".join([*lines, "</svg>", f"<figcaption>{caption}</figcaption>", "</figure>"])
+    return "\n".join([*lines, "</svg>", f"<p>{caption}</p>", "</div>"])
 
 
 class ChapterMap(SphinxDirective):
