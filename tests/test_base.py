@@ -77,7 +77,7 @@ def test_peers_are_installed_by_nobody_who_did_not_ask() -> None:
 def test_what_the_package_imports_is_declared() -> None:
     declared = {name.lower().replace("-", "_") for extra in (None, "train") for name in requirements(extra)}
     known = {"PIL": "pillow", "sklearn": "scikit_learn", "skimage": "scikit_image"}
-    declared.add("ipython")  # imported only where a notebook is running, and there it is
+    declared |= {"ipython", "traitlets"}  # imported only where a notebook is running, and there they are
     peers = {name.lower().replace("-", "_") for name in requirements("peers")} | {"deformops"}  # needs a GPU
     declared.add("triton")  # comes with torch's builds for GPUs; ops.triton says where it is missing
     pattern = re.compile(r"^\s*(?:import|from)\s+([A-Za-z_]\w*)", re.M)
