@@ -12,7 +12,8 @@ from ddetr_lab.data.coco import ANNOTATION_FILES, picture_folders
 
 __all__ = ["CocoPart", "coco_parts"]
 
-_SPLITS = ("train", "val", "valid", "validation", "test")
+# A split's folder, as annotation tools name it, and the split.
+_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,13 @@ class CocoPart:
         name: of the file, from the data set's folder.
         file: its path.
         folders: looked into in this order.
+        split: "train", "val" or "test"; "" for a file of everything.
     """
 
     name: str
     file: Path
     folders: tuple[Path, ...]
+    split: str = ""
 
 
 def coco_parts(path: str | Path, image_folder: str | Path | None = None) -> list[CocoPart]:
@@ -48,11 +51,13 @@ def coco_parts(path: str | Path, image_folder: str | Path | None = None) -> list
     found = []
     for file in sorted(path.glob("annotations/instances_*.json")):
         folder = path / file.stem.removeprefix("instances_")
-        found.append(CocoPart(f"annotations/{file.name}", file, given or (folder, *picture_folders(path / file.name))))
-    for folder in (path, *(path / split for split in _SPLITS)):
+        folders = given or (folder, *picture_folders(path / file.name))
+        split = next((split for name, split in _SPLITS.items() if folder.name.startswith(name)), "")
+        found.append(CocoPart(f"annotations/{file.name}", file, folders, split))
+    for folder, split in ((path, ""), *((path / name, split) for name, split in _SPLITS.items())):
         names = [name for name in ANNOTATION_FILES if (folder / name).is_file()]
         if names:
             file = folder / names[0]
             name = file.relative_to(path).as_posix()
-            found.append(CocoPart(name, file, given or picture_folders(file)))
+            found.append(CocoPart(name, file, given or picture_folders(file), split))
     return found

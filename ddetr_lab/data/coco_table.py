@@ -1,8 +1,7 @@
 """A COCO file as arrays: read once, checked entry by entry, small enough for all of COCO.
 
-COCO's own training file is 450 MB of JSON, most of it outlines of objects, and as Python objects several times that in
-every worker process. Outlines are dropped while the file is parsed, boxes go into arrays: what stays of COCO's 860,000
-annotations is about 60 MB, which processes share.
+COCO's own training file is mostly outlines of objects, and as Python objects it would fill the memory of every worker
+process anew. Outlines are dropped while the file is parsed, and boxes go into arrays, which processes share.
 
 Built in chapter 18.
 """

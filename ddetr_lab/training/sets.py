@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ddetr_lab.data.coco import ANNOTATION_FILES, CocoDataset
+from ddetr_lab.data.coco_parts import coco_parts
 from ddetr_lab.data.digits import DigitScenes
 from ddetr_lab.data.labels import LabelMap
 from ddetr_lab.recipe import Recipe
@@ -16,7 +17,6 @@ from ddetr_lab.recipe import Recipe
 __all__ = ["HELD_OUT", "PictureSubset", "coco_split", "common_labels", "label_map_of", "training_set", "validation_set"]
 
 HELD_OUT = 5  # without a split of its own, every fifth picture of a folder is for validation
-_SPLITS = {"train": ("train",), "val": ("val", "valid", "validation")}
 
 
 class PictureSubset:
@@ -73,29 +73,26 @@ def coco_split(folder: str | Path, split: str) -> Any:
         ValueError: if a file is no COCO file.
     """
     folder = Path(folder)
-    if split not in _SPLITS:
+    if split not in ("train", "val"):
         raise ValueError(f"split = {split!r}, expected train or val")
     if not folder.is_dir():
         raise FileNotFoundError(f"folder = {str(folder)!r} is no folder: expected one with pictures and a COCO file")
-    for file in sorted(folder.glob(f"annotations/instances_{split}*.json")):
-        return CocoDataset(file, folder / file.stem.removeprefix("instances_"))
-    for name in _SPLITS[split]:
-        if _has_annotations(folder / name):
-            return CocoDataset(folder / name)
-    if not _has_annotations(folder):
+    parts = coco_parts(folder)
+    for part in parts:
+        if part.split == split:
+            # In COCO's own layout the pictures lie elsewhere than the file.
+            return CocoDataset(part.file, part.folders[0] if part.file.parent.name == "annotations" else None)
+    whole = next((part for part in parts if not part.split and part.file.parent == folder), None)
+    if whole is None:
         raise FileNotFoundError(
-            f"{folder} has no {split} part: expected annotations/instances_{split}*.json, or a folder "
-            f"{' or '.join(_SPLITS[split])} with one of {', '.join(ANNOTATION_FILES)}, or such a file for everything"
+            f"{folder} has no {split} part: expected annotations/instances_{split}*.json, or a folder {split} with one "
+            f"of {', '.join(ANNOTATION_FILES)}, or such a file for everything"
         )
-    everything = CocoDataset(folder)
+    everything = CocoDataset(whole.file)
     held_out = split == "val"
     return PictureSubset(
         everything, [index for index in range(len(everything)) if (index % HELD_OUT == HELD_OUT - 1) == held_out]
     )
-
-
-def _has_annotations(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ANNOTATION_FILES)
 
 
 def training_set(recipe: Recipe, steps: int, seed: int) -> Any:

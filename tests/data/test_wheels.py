@@ -96,13 +96,15 @@ def test_a_wheel_that_is_not_the_known_one_is_refused(home, damage):
 
 
 def test_no_path_inside_a_wheel_is_followed(home, tmp_path):
-    evil = {**CONTENT, "../../evil.txt": b"out", "/tmp/evil_absolute.txt": b"out", "toy/../../../evil2.txt": b"out"}
+    absolute = str(tmp_path / "evil_absolute.txt")
+    evil = {**CONTENT, "../../evil.txt": b"out", absolute: b"out", "toy/../../../evil2.txt": b"out"}
     folder = fetch(toy(home, evil))
     assert sorted(path.name for path in folder.iterdir()) == ["a.txt", "b.bin", "manifest.json"]
     assert not list(tmp_path.rglob("*evil*"))
     # Even if such a name were asked for, its last part is all that counts.
-    folder = fetch(toy(home, evil, (*WANTED, "../../evil.txt")))
+    folder = fetch(toy(home, evil, (*WANTED, "../../evil.txt", absolute)))
     assert (folder / "evil.txt").read_bytes() == b"out"
+    assert (folder / "evil_absolute.txt").read_bytes() == b"out"
     assert [path for path in tmp_path.rglob("*evil*") if path.parent != folder] == []
 
 
