@@ -90,7 +90,7 @@ def _section(report: Report) -> Iterator[str]:
         yield from _case(report, case)
     if report.ceilings:
         yield f"### What {report.machine.get('gpu', 'the processor')} can do at best"
-        yield markdown_table(("ceiling, measured in the same run", ""), ceiling_rows(report))
+        yield markdown_table(("ceiling, measured in the same run", "rate"), ceiling_rows(report))
     yield from report.notes
 
 

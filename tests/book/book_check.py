@@ -31,6 +31,9 @@ THEME_FINDINGS: list[tuple[str, str]] = [
     ("label-content-name-mismatch", "search-button-field"),  # labelled "Search", shows its keys as well
     ("label-content-name-mismatch", "theme-switch-button"),  # labelled "Color mode", shows icons
     ("region", "sidebar-primary-item"),  # the book's name stands outside the navigation's landmark
+    ("aria-allowed-role", 'role="doc-biblioentry"'),  # docutils' mark-up of a bibliography, here and below
+    ("aria-deprecated-role", 'role="doc-biblioentry"'),
+    ("aria-required-children", 'class="citation-list"'),
 ]
 
 PROBE = """(() => {
