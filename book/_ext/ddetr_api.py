@@ -173,6 +173,19 @@ def prepare_docstring(app: Sphinx, what: str, name: str, obj: object, options: o
     lines[:] = ready(lines, chapter_pages())
 
 
+def readable_defaults(signature: str) -> str:
+    """Return a signature whose defaults are all Python: `<factory>` and `<function f>` say nothing to a reader, and
+    Sphinx, which cannot parse them, would print every type of the signature at full length."""
+    return re.sub(r"= <[^<>]*(?:<[^<>]*>[^<>]*)?>", "= ...", signature)
+
+
+def prepare_signature(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Autodoc's event, before a signature is parsed."""
+    return signature and readable_defaults(signature), returns
+
+
 def link_names(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Turn code in a chapter's prose that is the full name of something documented into a link to it."""
     objects = app.env.get_domain("py").objects  # type: ignore[attr-defined]
@@ -200,5 +213,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
         app.setup_extension(extension)
     app.connect("source-read", fill_placeholders)
     app.connect("autodoc-process-docstring", prepare_docstring, priority=400)
+    app.connect("autodoc-process-signature", prepare_signature)
     app.connect("doctree-resolved", link_names)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

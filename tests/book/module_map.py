@@ -129,6 +129,7 @@ MODULES: list[tuple[str, tuple[int, ...]]] = [
     ("checks.chapter16", (16,)),
     ("checks.chapter17", (17,)),
     ("checks.chapter18", (18,)),
+    ("checks.chapter19", (19,)),
     ("checks", (0,)),
     ("doctor", (0,)),
     ("benchmark", (9,)),
@@ -195,5 +196,5 @@ BUILDS: dict[int, tuple[str, ...]] = {
     16: ("training",),
     17: ("training",),
     18: ("data",),
-    19: ("training",),
+    19: ("training", "data", "diagnosis.telltales"),
 }

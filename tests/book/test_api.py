@@ -70,3 +70,15 @@ def test_the_overview_has_a_row_for_each_module_with_links_to_chapters() -> None
     rows = re.findall(r"^\| \{py:mod\}`\S+ <(\S+)>` \| (.*?) \| (.+) \|$", text, re.M)
     assert len(rows) == len(FOUND)
     assert dict((name, chapters) for name, chapters, _ in rows)["ddetr_lab.encoder"] == "[10](/10_encoder.ipynb)"
+
+
+@pytest.mark.parametrize(
+    ("signature", "readable"),
+    [
+        ("(a: int, b: list[str] = <factory>, c: int = 3)", "(a: int, b: list[str] = ..., c: int = 3)"),
+        ("(report: Callable[[int], None] = <function Plan.<lambda>>)", "(report: Callable[[int], None] = ...)"),
+        ("(a: float = -1.0) -> None", "(a: float = -1.0) -> None"),
+    ],
+)
+def test_defaults_that_are_not_python_become_dots(signature: str, readable: str) -> None:
+    assert api.readable_defaults(signature) == readable
