@@ -29,7 +29,8 @@ __all__ = [
     "load_efficientnet_lite0_weights",
 ]
 
-LARGE = 200 * 200  # pixels of a picture from which on it pays to fold norms and reorder channels
+# Pixels of a picture from which on it pays to fold norms: in training, and in use, where channels are reordered as well.
+LARGE_IN_TRAINING, LARGE = 160 * 160, 200 * 200
 
 # The stages of a residual network that detectors train: timm's "layer2", "stages_1" and the reference's "stages.1" ...
 _TRAINED_STAGES = re.compile(r"(?:^|\.)(?:layer[234]|stages[._][123])(?:\.|$)")
@@ -86,14 +87,15 @@ class Backbone(nn.Module):
         Returns:
             For each map, finest first: (B, channels[i], h, w) and its mask (B, h, w) bool, True on real cells.
         """
-        network = self.model
-        large = pixel_values.shape[-2] * pixel_values.shape[-1] >= LARGE
-        if large and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            # Channels last is the order in which convolutions are fastest, and in which a flattened map is a list of
-            # tokens. Both only round elsewhere, but small maps, whose group norms see few numbers, make much of that;
-            # and training, whose backward pass gains nothing, keeps the plain network's numbers.
+        network, training = self.model, torch.is_grad_enabled()
+        large = pixel_values.shape[-2] * pixel_values.shape[-1] >= (LARGE_IN_TRAINING if training else LARGE)
+        if large and not torch.compiler.is_compiling():
+            # Folding only rounds elsewhere, but small maps, whose group norms see few numbers, make much of that.
             network = folded(network, self._pairs)
-            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+            if not training:
+                # The order in which convolutions are fastest, and in which a flattened map is a list of tokens. The
+                # backward pass loses what the forward pass gains.
+                pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         features = network(pixel_values)
         return [(feature, downsample_mask(pixel_mask, feature.shape[-2:])) for feature in features]
 
