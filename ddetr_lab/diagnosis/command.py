@@ -87,18 +87,30 @@ def _overfit(arguments: argparse.Namespace, report: Report) -> dict[str, Any]:
     from dataclasses import replace
 
     from ddetr_lab.diagnosis.overfit import overfit_recipe, prepare, run_test
+    from ddetr_lab.diagnosis.verdicts import before_training, from_the_run
 
     recipe = overfit_recipe()
     if arguments.folder is not None:  # real pictures are larger than digits
         recipe = replace(recipe, data=replace(recipe.data, size=160))
     started = time.perf_counter()
     test = prepare(recipe, arguments.folder)
+    named = {"look": before_training(test)}
+    _report_named(named, report)
     run = run_test(test, arguments.steps, report)
     seconds = time.perf_counter() - started
     report(f"{len(test.items)} pictures, {len(run.curve)} steps, {seconds:.0f} seconds: {run.result.line()}")
+    report(f"AP50 {run.class_blind_ap50:.3f} if every class counts as right")
+    named["log and scores"] = from_the_run(run)
+    _report_named({"log and scores": named["log and scores"]}, report)
     if run.result.ap50 <= 0.95:
         report("AP50 is not above 0.95: more --steps may do; if not, chapter 19 lists what to look for")
-    return {"seconds": round(seconds, 1), "run": run.to_dict(_shown(test))}
+    return {"seconds": round(seconds, 1), "run": {**run.to_dict(_shown(test)), "named": named}}
+
+
+def _report_named(named: dict[str, list[str]], report: Report) -> None:
+    for place, sentences in named.items():
+        for sentence in sentences:
+            report(f"  {place}: {sentence}")
 
 
 def _faults(arguments: argparse.Namespace, report: Report) -> dict[str, Any]:
@@ -122,9 +134,7 @@ def _faults(arguments: argparse.Namespace, report: Report) -> dict[str, Any]:
         run = run_test(test, arguments.steps)
         named["log and scores"] = from_the_run(run)
         report(f"{name}: AP50 {run.result.ap50:.3f}, {run.class_blind_ap50:.3f} without classes")
-        for place, sentences in named.items():
-            for sentence in sentences:
-                report(f"  {place}: {sentence}")
+        _report_named(named, report)
         records[name] = {**run.to_dict(_shown(test)), "named": named}
     return {"picture": SHOWN, "runs": {name: records[name] for name in ("healthy", *FAULTS) if name in records}}
 

@@ -215,8 +215,7 @@ def reacts_to_padding(model: Any, batch: Mapping[str, Any], shift: float = 1.0) 
     Raises:
         ValueError: if no cell of the batch is padded.
     """
-    pixels, mask = batch["pixel_values"], batch["pixel_mask"]
-    real = torch.cat([level.flatten(1) for level in model.model.feature_levels(pixels, mask)[1]], dim=1)  # (B, S)
+    pixels, mask, real = batch["pixel_values"], batch["pixel_mask"], _real_cells(model, batch)
     if bool(real.all()):
         raise ValueError("no picture of the batch is padded: take pictures of different sizes")
     training = model.training
@@ -230,8 +229,17 @@ def reacts_to_padding(model: Any, batch: Mapping[str, Any], shift: float = 1.0) 
     return float((logits[0] - logits[1]).abs().max())
 
 
+@torch.no_grad()
+def _real_cells(model: Any, batch: Mapping[str, Any]) -> Tensor:
+    """Return (B, S), False where a cell of the encoder is padding."""
+    masks = model.model.feature_levels(batch["pixel_values"], batch["pixel_mask"])[1]
+    return torch.cat([level.flatten(1) for level in masks], dim=1)
+
+
 def look_inside(model: Any, batch: Mapping[str, Any]) -> list[Suspicion]:
-    """Try whether padding speaks; see :func:`reacts_to_padding`."""
+    """Try whether padding speaks, if there is any; see :func:`reacts_to_padding`."""
+    if bool(_real_cells(model, batch).all()):
+        return []
     moved = reacts_to_padding(model, batch)
     if moved == 0:
         return []

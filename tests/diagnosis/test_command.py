@@ -6,15 +6,31 @@ from pathlib import Path
 import pytest
 
 from ddetr_lab.cli import main
+from ddetr_lab.data.coco import write_coco
+from ddetr_lab.data.digits import DigitScenes
 
 
 def test_overfit_prints_the_scores_and_records_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = tmp_path / "deep" / "overfit.json"
     assert main(["diagnose", "overfit", "--steps", "1", "--json", str(record)]) == 0
-    assert "8 pictures, 1 steps" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "8 pictures, 1 steps" in told
+    assert "if every class counts as right" in told
+    assert "look:" not in told, "nothing is wrong with the shipped pictures"
     content = json.loads(record.read_text())
     assert len(content["run"]["curve"]) == 1
     assert {"command", "date", "machine", "versions"} <= set(content)
+
+
+def test_overfit_names_what_is_wrong_with_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_coco(DigitScenes("train", num_scenes=8, seed=0, size=96), tmp_path)
+    content = json.loads(path.read_text())
+    for entry in content["annotations"]:
+        x, y, width, height = entry["bbox"]
+        entry["bbox"] = [x, y, x + width, y + height]
+    path.write_text(json.dumps(content))
+    assert main(["diagnose", "overfit", str(tmp_path), "--steps", "1"]) == 0
+    assert "look: boxes in the wrong format?" in capsys.readouterr().out
 
 
 def test_one_fault_is_added_to_a_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from ddetr_lab.diagnosis.overfit import prepare
-from ddetr_lab.diagnosis.telltales import look_at_batch, look_at_log, look_at_scores, reacts_to_padding
+from ddetr_lab.diagnosis.telltales import (
+    look_at_batch,
+    look_at_log,
+    look_at_scores,
+    look_inside,
+    reacts_to_padding,
+)
 
 
 def log(*losses: float, norm: float = 1.0, ce: float = 1.0) -> list[dict[str, float]]:
@@ -88,3 +94,4 @@ def test_padding_is_needed_to_try_it() -> None:
     whole["pixel_mask"] = torch.ones_like(whole["pixel_mask"])
     with pytest.raises(ValueError, match="no picture of the batch is padded"):
         reacts_to_padding(test.model, whole)
+    assert look_inside(test.model, whole) == [], "nothing to try is no suspicion"
