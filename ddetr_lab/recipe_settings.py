@@ -40,6 +40,7 @@ class DataSettings:
         tile: side of the square tiles that the large pictures of "trees" are cut into, in pixels.
         pictures: how many of the training pictures to use, from the first on; 0 takes all. For "digits", which are
             drawn on the fly, 0 draws a new scene for every place of every step.
+        crowded: "digits" only: train on scenes with twice as many digits; scores are of ordinary ones.
         transform: the random view of each picture; a name of ``ddetr_lab.data.transforms.TRANSFORMS``.
         workers: processes that prepare batches while the network computes; 0 prepares them in between.
         bucket: put pictures of like size into a batch, which saves padding where sizes differ.
@@ -51,12 +52,15 @@ class DataSettings:
     longest: int = 0
     tile: int = 256
     pictures: int = 0
+    crowded: bool = False
     transform: str = "none"
     workers: int = 0
     bucket: bool = False
 
     def __post_init__(self) -> None:
         _one_of("data", "dataset", self.dataset, ("digits", "trees", "coco"))
+        if self.crowded and self.dataset != "digits":
+            raise ValueError(f'[data] crowded = true is for "digits" alone: set it to false for {self.dataset!r}')
 
 
 @dataclass(frozen=True)

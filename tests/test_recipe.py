@@ -80,6 +80,7 @@ def test_a_file_can_extend_a_shipped_recipe(tmp_path):
     ("text", "message"),
     [
         ('[data]\ndataset = "voc"\n', r"\[data\] dataset = 'voc', expected one of digits, trees, coco"),
+        ('[data]\ndataset = "trees"\ncrowded = true\n', "set it to false for 'trees'"),
         ('[model]\nkind = "sparse"\n', r"\[model\] kind = 'sparse'"),
         ('[optimization]\nschedule = "linear"\n', r"\[optimization\] schedule = 'linear'"),
         ("[optimization]\nwarmup_fraction = 2.0\n", "warmup_fraction = 2.0, expected 0 to 1"),

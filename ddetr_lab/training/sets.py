@@ -112,7 +112,7 @@ def training_set(recipe: Recipe, steps: int, seed: int) -> Any:
         count = data.pictures or steps * recipe.optimization.batch_size
         if not count:
             raise ValueError("[optimization] epochs need a number of scenes to go through: set [data] pictures too")
-        return DigitScenes("train", num_scenes=count, seed=seed, size=data.size)
+        return DigitScenes("train", num_scenes=count, seed=seed, size=data.size, crowded=data.crowded)
     dataset = _split(recipe, "train")
     if len(dataset) == 0:
         raise ValueError(f"the training part of {data.folder or data.dataset} has no picture")

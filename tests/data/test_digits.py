@@ -97,9 +97,22 @@ def test_counts_sizes_and_classes_over_many_scenes():
     assert labels.min() > 0.5 * labels.mean(), "every digit is about as frequent as the others"
 
 
-def test_boxes_hardly_cover_one_another():
+def test_crowded_scenes_hold_twice_as_many_digits_of_the_same_sizes():
+    crowded = DigitScenes("train", num_scenes=400, crowded=True)
+    truth, usual = crowded.coco_ground_truth(), DigitScenes("train", num_scenes=400).coco_ground_truth()
+    per_picture = np.bincount([entry["image_id"] for entry in truth["annotations"]], minlength=400)
+    assert 8 < per_picture.max() <= 11 and 6.5 < per_picture.mean() < 7.5 and 5 <= (per_picture == 0).sum() <= 35
+    assert len(truth["annotations"]) > 1.9 * len(usual["annotations"])
+    heights = np.array([entry["bbox"][3] for entry in truth["annotations"]])
+    assert 15 < heights.min() < 22 and heights.max() > 64, "large digits find a place as well"
+    assert "crowded=True" in repr(crowded) and "crowded" not in repr(DigitScenes())
+
+
+@pytest.mark.parametrize("crowded", [False, True])
+def test_boxes_hardly_cover_one_another(crowded):
+    dataset = DigitScenes("val", crowded=crowded)
     for scene in range(100):
-        boxes = np.array([a["bbox"] for a in DigitScenes("val").annotation(scene)["annotations"]]).reshape(-1, 4)
+        boxes = np.array([a["bbox"] for a in dataset.annotation(scene)["annotations"]]).reshape(-1, 4)
         for i, (x, y, w, h) in enumerate(boxes):
             for ox, oy, ow, oh in boxes[:i]:
                 shared = max(0, min(x + w, ox + ow) - max(x, ox)) * max(0, min(y + h, oy + oh) - max(y, oy))

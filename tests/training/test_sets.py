@@ -78,6 +78,8 @@ def test_other_categories_in_validation_are_refused():
 def test_digits_are_new_in_every_step_or_as_many_as_asked_for(one_file):
     assert len(training_set(RECIPE, steps=7, seed=1)) == 7 * 8
     assert len(training_set(changed(RECIPE, "data", pictures=8), steps=7, seed=1)) == 8
+    crowded = changed(RECIPE, "data", crowded=True)
+    assert training_set(crowded, steps=7, seed=1).crowded and not validation_set(crowded).crowded
     with pytest.raises(ValueError, match="epochs need a number of scenes"):
         training_set(RECIPE, steps=0, seed=1)
     own = changed(RECIPE, "data", dataset="coco", folder=str(one_file), pictures=3)
