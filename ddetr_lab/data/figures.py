@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageOps
 
@@ -110,8 +111,8 @@ def box_sizes(report: ValidationReport) -> Figure:
         figure = Figure(figsize=(7, 3))
         axes = figure.add_subplot()
         if sides:
-            low, high = math.log10(min(sides)), math.log10(max(sides))
-            axes.hist(sides, bins=[10 ** (low + (high - low + 1e-6) * step / 30) for step in range(31)])
+            # A little wider than the data at both ends, or rounding would leave out the smallest or the largest box.
+            axes.hist(sides, bins=np.geomspace(min(sides) * (1 - 1e-6), max(sides) * (1 + 1e-6), 31).tolist())
             axes.set_xscale("log")
         for side, name in ((32, "small | medium"), (96, "medium | large")):
             axes.axvline(side, color="black", linestyle="--", linewidth=1)

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from ddetr_lab.data.coco_table import short
+
 __all__ = ["KINDS", "Finding", "ValidationReport"]
 
 ERROR, WARNING, NOTE = SEVERITIES = ("error", "warning", "note")
@@ -22,6 +24,7 @@ KINDS: dict[str, tuple[str, str]] = {
     # the file
     "no-coco-file": (ERROR, "give the COCO file itself, or a folder that holds one under a usual name"),
     "not-json": (ERROR, "export the file again: it is cut short, or was edited by hand"),
+    "json-key-twice": (ERROR, "keep one of them, or give the entries objects of their own: only the last is read"),
     "not-coco": (ERROR, "export as 'COCO detection': the file needs the lists images, annotations and categories"),
     "no-pictures": (ERROR, "export with pictures"),
     "no-boxes": (ERROR, "export with annotations: nothing can be learnt without boxes"),
@@ -61,8 +64,9 @@ KINDS: dict[str, tuple[str, str]] = {
     "box-outside": (ERROR, "remove it, or correct the picture that it belongs to"),
     "box-overhang": (WARNING, "cut it at the edge of the picture"),
     "box-twice": (WARNING, "remove one: the same box of the same class stands twice in the picture"),
+    "area-form": (ERROR, "write area as a number of square pixels, or leave it out"),
     "area": (WARNING, "leave area out, or write that of the object: AP by size goes by it"),
-    "crowd-flag": (WARNING, "write iscrowd as 0 or 1"),
+    "crowd-flag": (ERROR, "write iscrowd as 0 or 1"),
     "crowd": (NOTE, "nothing to do: crowds are left out of training, and what lies in them out of the score"),
     # all boxes together
     "boxes-normalised": (ERROR, "multiply x and width by the picture's width, y and height by its height"),
@@ -76,6 +80,9 @@ KINDS: dict[str, tuple[str, str]] = {
     "picture-no-picture": (ERROR, "save it as PNG or JPEG: it is no picture that Pillow knows"),
     "picture-damaged": (ERROR, "copy the file again: it is cut short or damaged"),
     "picture-huge": (ERROR, "cut it into tiles: it has more pixels than Pillow opens by default"),
+    "picture-large": (WARNING, "cut it into tiles: it takes gigabytes to decode, and its objects vanish when shrunk"),
+    "picture-no-rgb": (ERROR, "save it as 8-bit RGB with a contrast that you chose: no rule brings it there"),
+    "picture-link": (NOTE, "copy the file into the folder: a link out of its folder does not travel with it"),
     "picture-size": (ERROR, "export again for these files: the boxes were drawn on a picture of another size"),
     "picture-turned": (WARNING, "save it upright without the EXIF mark, and look whether its boxes fit"),
     "picture-deep": (WARNING, "save it in 8 bits with a contrast that you chose: it is scaled by a fixed rule"),
@@ -165,8 +172,8 @@ class ValidationReport:
 
     def add(self, kind: str, message: str, file: str = "", image_id: Any = None, annotation_id: Any = None) -> None:
         """Note a finding; the ids may be whatever the file holds."""
-        ids = [id_ if id_ is None or type(id_) is int else _writable(id_) for id_ in (image_id, annotation_id)]
-        self.findings.append(Finding(kind, message, file, *ids))
+        ids = [id_ if id_ is None or type(id_) is int else _id_text(id_) for id_ in (image_id, annotation_id)]
+        self.findings.append(Finding(kind, _printable(message), _printable(file), *ids))
 
     def count(self, severity: str) -> int:
         """Count the findings of a severity."""
@@ -215,7 +222,12 @@ class ValidationReport:
         }
 
 
-def _writable(value: Any) -> str:
-    """Write any value as text that a terminal takes; JSON may hold half a character."""
-    text = value if isinstance(value, str) else repr(value)
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")[:60]
+def _id_text(value: Any) -> str:
+    return _printable(value if isinstance(value, str) else short(value))[:60]
+
+
+def _printable(text: str) -> str:
+    """Escape what a terminal cannot show or would obey: half characters, ends of lines, control sequences."""
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)

@@ -9,16 +9,19 @@ Built in chapter 18.
 
 from __future__ import annotations
 
+import os
 import time
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ddetr_lab.data.coco_parts import CocoPart, coco_parts
-from ddetr_lab.data.coco_table import read_json
+from ddetr_lab.data.coco_table import read_json, short
 from ddetr_lab.data.findings import ValidationReport
 from ddetr_lab.data.validate_boxes import check_box_format, check_boxes
-from ddetr_lab.data.validate_entries import Content, ImageEntry, check_content, short
+from ddetr_lab.data.validate_entries import Content, ImageEntry, check_content
 from ddetr_lab.data.validate_pictures import PICTURE_ENDINGS, PictureFacts, inspect_pictures
 
 __all__ = ["Looked", "validate_dataset"]
@@ -82,11 +85,15 @@ def validate_dataset(
 
 
 def _content(part: CocoPart, report: ValidationReport) -> Content:
+    twice: Counter[str] = Counter()
     try:
-        parsed = read_json(part.file)
+        parsed = read_json(part.file, twice)
     except (ValueError, OSError, MemoryError) as error:
         report.add("not-json", short(str(error)), part.name)
         return Content()
+    for key, times in twice.items():
+        text = f"the key {short(key)} stands more than once in one object, {times} times in the file"
+        report.add("json-key-twice", text, part.name)
     return check_content(parsed, part.name, report)
 
 
@@ -147,6 +154,10 @@ def _check_pictures(
 def _missing(image: ImageEntry, part: CocoPart) -> str:
     """Say where a picture was looked for, and what it may have been called instead."""
     name = image.file_name.replace("\\", "/").rsplit("/", 1)[-1]
+    for form in ("NFC", "NFD"):  # one character, or a letter and its accent: systems differ, and nobody sees it
+        other = unicodedata.normalize(form, image.file_name)
+        if other != image.file_name and _find(part.folders, other) is not None:
+            return f"{ascii(image.file_name)} is not there, but {ascii(other)} is"
     text = f"{short(image.file_name)} is not in {' or '.join(str(folder) for folder in part.folders)}"
     for folder in part.folders:
         for other in (
@@ -178,7 +189,7 @@ def _check_same(places: list[_Place], report: ValidationReport) -> None:
 
 def _unlisted(looked: list[Looked], listed: dict[Path, PictureFacts], report: ValidationReport) -> None:
     """Name pictures that lie beside listed ones, or in ``images``, without an entry."""
-    known = {path.resolve() for path in listed}
+    known = {os.path.realpath(path) for path in listed}
     folders = {path.parent.resolve() for path in listed}
     folders |= {folder.resolve() for one in looked for folder in one.part.folders if folder.is_dir()}
     for folder in sorted(folders):
@@ -187,5 +198,6 @@ def _unlisted(looked: list[Looked], listed: dict[Path, PictureFacts], report: Va
         except OSError:
             continue
         for path in files:
-            if path not in known and path.resolve() not in known:
+            # Unlike Path.resolve, realpath stands links that go round in circles.
+            if os.path.realpath(path) not in known and path.is_file():
                 report.add("picture-unlisted", "no entry of images lists it", path.name)

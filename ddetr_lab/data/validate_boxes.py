@@ -83,11 +83,14 @@ def check_box_format(boxes: Sequence[tuple[ImageEntry, Box, int, int]], file: st
     if small.mean() >= 0.9:
         note("boxes-normalised", f"{small.mean():.0%} of {len(boxes)} boxes have only numbers from 0 to 1", small)
         return
-    outside = (values[:, :2] + values[:, 2:] > sizes + _SLACK).any(axis=1)
+    with np.errstate(over="ignore"):  # numbers near the largest there is: their sum is infinite, and outside
+        outside = (values[:, :2] + values[:, 2:] > sizes + _SLACK).any(axis=1)
     ordered = (values[:, 2:] > values[:, :2]).all(axis=1)
     as_corners = ordered & (values[:, 2:] <= sizes + _SLACK).all(axis=1)
     halves = values[:, 2:] / 2
-    as_middle = (values[:, :2] - halves >= -_SLACK).all(axis=1) & (values[:, :2] + halves <= sizes + _SLACK).all(axis=1)
+    with np.errstate(over="ignore"):
+        low, high = values[:, :2] - halves, values[:, :2] + halves
+    as_middle = (low >= -_SLACK).all(axis=1) & (high <= sizes + _SLACK).all(axis=1)
     share = f"{outside.mean():.0%} of {len(boxes)} boxes end outside their pictures, read as [x, y, width, height]"
     if outside.mean() >= _MANY_OUTSIDE and as_corners.mean() >= _NEARLY_ALL:
         note("boxes-xyxy", f"{share}; read as two corners, {as_corners.mean():.0%} fit", outside)

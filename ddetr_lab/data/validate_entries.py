@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from ddetr_lab.data.coco_table import is_integer, is_number
+from ddetr_lab.data.coco_table import is_integer, is_number, short
 from ddetr_lab.data.findings import ValidationReport
 
 __all__ = ["Box", "Content", "ImageEntry", "check_content"]
@@ -147,6 +147,7 @@ def _annotations(
 ) -> None:
     seen: set[int] = set()
     used: Counter[int] = Counter()
+    known = short(sorted(found.names))
     for position, entry in enumerate(entries):
         where = f"annotations[{position}]"
         if not isinstance(entry, dict):
@@ -166,12 +167,11 @@ def _annotations(
         if is_integer(category_id) and category_id in found.names:
             used[category_id] += 1
         else:
-            known = short(sorted(found.names))
             text = f"category_id is {short(category_id)}, the categories are {known}"
             report.add("annotation-category", text, file, image_id, id_)
         values = _numbers(entry.get("bbox"), file, report, image_id, id_)
-        crowd = entry.get("iscrowd", 0)
-        if crowd not in (0, 1) or isinstance(crowd, float):
+        crowd = entry.get("iscrowd")
+        if crowd not in (None, 0, 1):
             report.add("crowd-flag", f"iscrowd is {short(crowd)}", file, image_id, id_)
         elif crowd == 1:
             report.add("crowd", "iscrowd is 1", file, image_id, id_)
@@ -211,16 +211,9 @@ def _area(
     area, most = entry.get("area"), abs(values[2] * values[3])
     if area is None:
         return
-    if not is_number(area) or area < 0 or (area == 0 and most > 0):
+    if not is_number(area):
+        report.add("area-form", f"area is {short(area)}", file, image_id, id_)
+    elif area < 0 or (area == 0 and most > 0):
         report.add("area", f"area is {short(area)}", file, image_id, id_)
     elif math.isfinite(most) and area > 1.01 * most + 1:
         report.add("area", f"area is {short(area)}, more than the box's {most:g}", file, image_id, id_)
-
-
-def short(value: Any) -> str:
-    """Write any value in at most 80 characters."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # whole numbers of more digits than Python writes; lists in lists in lists
-        return f"a {type(value).__name__} too large to write"
-    return text if len(text) <= 80 else text[:77] + "..."

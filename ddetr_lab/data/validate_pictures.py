@@ -12,10 +12,14 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 from PIL import ExifTags, Image, UnidentifiedImageError
+
+from ddetr_lab.image_inputs import to_rgb
 
 __all__ = ["PICTURE_ENDINGS", "PictureFacts", "inspect_picture", "inspect_pictures"]
 
@@ -38,6 +42,8 @@ _DAMAGE = (
 )
 _CHUNK = 512  # pictures in flight, so that a million of them need no million of futures
 _SMALLEST = 16
+_STRIP = 1 << 24  # pixels that are summed up at once
+_LARGE = Lock()
 # What a mode means for training; RGB means nothing.
 _MODES = {
     "1": ("picture-grey", "has black and white only"),
@@ -50,6 +56,7 @@ _MODES = {
     "I": ("picture-deep", "has more than 8 bits a pixel (mode I)"),
     "F": ("picture-deep", "has floating-point pixels (mode F)"),
 }
+_READABLE = frozenset(("RGB", "1", "L", "P", "CMYK", "RGBA", "LA", "PA"))  # whatever their pixels are
 _SAME_FORMAT = {"MPO": "JPEG"}  # a JPEG with a second picture in it, as some cameras write
 
 
@@ -80,7 +87,9 @@ def inspect_picture(path: Path) -> PictureFacts:
         if path.stat().st_size == 0:
             return _failed(path, "picture-empty", "0 bytes")
         with Image.open(path) as picture:
-            facts = _facts(path, picture)
+            # One large picture at a time: each may take a gigabyte, and there are as many threads as processors.
+            with _LARGE if _is_large(picture) else nullcontext():
+                facts = _facts(path, picture)
             if picture.format == "PNG":
                 _check_sums(path)
             return facts
@@ -108,22 +117,25 @@ def inspect_pictures(paths: Sequence[Path], workers: int | None = None) -> Itera
 
 
 def _facts(path: Path, picture: Image.Image) -> PictureFacts:
-    frames, format_ = getattr(picture, "n_frames", 1), picture.format or ""
+    format_ = picture.format or ""
+    # Not n_frames, which walks through all of them: a file of a few kilobytes may claim a million.
+    animated = getattr(picture, "is_animated", False) and format_ not in _SAME_FORMAT
     orientation = _orientation(picture)
     deep = picture.format == "PNG" and _png_depth(path) == 16
     picture.load()
-    digest = hashlib.blake2b(repr((picture.size, picture.mode)).encode(), digest_size=16)
-    digest.update(picture.tobytes())
-    if picture.palette is not None:
-        digest.update(picture.palette.tobytes())
+    digest = _digest(picture)
     findings = []
     kind, message = _MODES.get(picture.mode, ("picture-mode", f"has the mode {picture.mode}"))
     if picture.mode.startswith("I;") or deep:
         kind, message = "picture-deep", f"has 16 bits a channel (read as mode {picture.mode})"
     if picture.mode not in ("RGB", "YCbCr") or deep:
-        findings.append((kind, message))
-    if frames > 1 and format_ not in _SAME_FORMAT:
-        findings.append(("picture-animated", f"has {frames} frames"))
+        findings.append(_without_rgb(picture) or (kind, message))
+    if _is_large(picture):
+        findings.append(("picture-large", f"measures {picture.width}x{picture.height}"))
+    if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):
+        findings.append(("picture-link", f"is a link to {path.resolve()}"))
+    if animated:
+        findings.append(("picture-animated", "has more than one frame"))
     if orientation != 1:
         findings.append(("picture-turned", f"carries the EXIF orientation {orientation}: viewers turn it"))
     if min(picture.size) < _SMALLEST:
@@ -132,7 +144,36 @@ def _facts(path: Path, picture: Image.Image) -> PictureFacts:
     if _SAME_FORMAT.get(expected, expected) != _SAME_FORMAT.get(format_, format_):
         findings.append(("picture-extension", f"ends in {path.suffix or 'nothing'}, but is {format_}"))
     upright = picture.size[::-1] if orientation >= 5 else picture.size
-    return PictureFacts(path, picture.size, upright, orientation, digest.hexdigest(), tuple(findings))
+    return PictureFacts(path, picture.size, upright, orientation, digest, tuple(findings))
+
+
+def _is_large(picture: Image.Image) -> bool:
+    """Tell whether Pillow warns of a picture's size; from twice as many pixels on it refuses to open it."""
+    return Image.MAX_IMAGE_PIXELS is not None and picture.width * picture.height > Image.MAX_IMAGE_PIXELS
+
+
+def _digest(picture: Image.Image) -> str:
+    """Sum up size, mode and pixels, a strip at a time, so that the pixels are not in memory twice."""
+    digest = hashlib.blake2b(repr((picture.size, picture.mode)).encode(), digest_size=16)
+    rows = max(1, _STRIP // max(1, picture.width))
+    for top in range(0, picture.height, rows):
+        whole = rows >= picture.height
+        strip = picture if whole else picture.crop((0, top, picture.width, min(top + rows, picture.height)))
+        digest.update(strip.tobytes())
+    if picture.palette is not None:
+        digest.update(picture.palette.tobytes())
+    return digest.hexdigest()
+
+
+def _without_rgb(picture: Image.Image) -> tuple[str, str] | None:
+    """Return a finding if the pixels have no form that training can read."""
+    if picture.mode in _READABLE:
+        return None
+    try:
+        to_rgb(picture)
+    except ValueError as error:
+        return "picture-no-rgb", str(error)
+    return None
 
 
 def _check_sums(path: Path) -> None:

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddetr_lab.data import validate_pictures
+from ddetr_lab.data.coco import CocoDataset
 from ddetr_lab.data.validate import validate_dataset
+from ddetr_lab.data.validate_pictures import inspect_picture
 from tests.data.good_folder import HEIGHT, WIDTH, good, pixels, write
 
 
@@ -47,16 +50,28 @@ def deep(path, picture):
     Image.fromarray(np.arange(WIDTH * HEIGHT, dtype=np.uint16).reshape(HEIGHT, WIDTH) * 20).save(path)
 
 
+def beyond(path, picture):
+    Image.fromarray(np.linspace(-5, 5000, WIDTH * HEIGHT, dtype=np.float32).reshape(HEIGHT, WIDTH)).save(
+        path.with_suffix(".tif")
+    )
+
+
+def link(path, picture):
+    picture.save(path.parent.parent / "elsewhere.png")
+    path.symlink_to(path.parent.parent / "elsewhere.png")
+
+
 def animated(path, picture):
     picture.save(path.with_suffix(".gif"), save_all=True, append_images=[picture.rotate(90 * n) for n in (1, 2)])
 
 
+def chunk(kind, data):
+    """Return a chunk of a PNG file: length, kind, content, checksum."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def deep_colour(path, picture):
     """A PNG of 16 bits in three channels, which Pillow reads but cannot write."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     rows = b"".join(b"\0" + bytes(6 * WIDTH) for _ in range(HEIGHT))
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", WIDTH, HEIGHT, 16, 2, 0, 0, 0))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
@@ -96,6 +111,8 @@ PICTURES = {
         ".tif",
         "picture-mode",
     ),
+    "floats of any size": (beyond, ".tif", "picture-no-rgb"),
+    "a link": (link, ".png", "picture-link"),
     "animated": (animated, ".gif", "picture-animated"),
     "grey": (mode("L"), ".png", "picture-grey"),
     "black and white": (mode("1"), ".png", "picture-grey"),
@@ -131,12 +148,39 @@ def test_an_odd_picture_is_told_with_its_id(tmp_path, name):
     report = validate_dataset(folder)
     assert 12 in [finding.image_id for finding in report.of(kind)], [finding.line() for finding in report.findings]
     assert {finding.image_id for finding in report.findings if finding.image_id is not None} == {12}
+    if report.ok:  # then training can read it
+        assert CocoDataset(folder)[1][0].mode == "RGB"
 
 
 def test_a_picture_too_large_to_open_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    report = validate_dataset(write(tmp_path / "set", good()))
+    folder = write(tmp_path / "set", good())
+    report = validate_dataset(folder)
     assert [finding.image_id for finding in report.of("picture-huge")] == [11, 12, 13, 14]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)  # 64 x 48 lies between: Pillow warns, and opens it
+    report = validate_dataset(folder, workers=4)
+    assert report.ok and [finding.image_id for finding in report.of("picture-large")] == [11, 12, 13, 14]
+
+
+def test_a_bomb_of_a_kilobyte_is_not_decoded(tmp_path):
+    """40,000 x 40,000 pixels of nothing, which zlib writes in next to no bytes; decoded it would take 4.8 GB."""
+    folder = write(tmp_path / "set", good())
+    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
+    (folder / "12.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(10**6)))
+        + chunk(b"IEND", b"")
+    )
+    (finding,) = validate_dataset(folder).of("picture-huge")
+    assert finding.image_id == 12 and (folder / "12.png").stat().st_size < 2000
+
+
+def test_pixels_are_summed_up_strip_by_strip_to_the_same_as_in_one_piece(tmp_path, monkeypatch):
+    path = write(tmp_path / "set", good()) / "11.png"
+    whole = inspect_picture(path).digest
+    monkeypatch.setattr(validate_pictures, "_STRIP", 5 * WIDTH)
+    assert inspect_picture(path).digest == whole
 
 
 def test_a_missing_picture_with_another_ending_is_guessed(tmp_path):
