@@ -29,7 +29,7 @@ __all__ = [
     "load_efficientnet_lite0_weights",
 ]
 
-# Pixels of a picture from which on it pays to fold norms: in training, and in use, where channels are reordered as well.
+# Pixels of a picture from which on it pays to fold norms: in training, and in use, where channels are reordered too.
 LARGE_IN_TRAINING, LARGE = 160 * 160, 200 * 200
 
 # The stages of a residual network that detectors train: timm's "layer2", "stages_1" and the reference's "stages.1" ...

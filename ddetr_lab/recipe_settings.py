@@ -113,6 +113,9 @@ class OptimizationSettings:
         drops: where the step schedule drops, as shares of the run.
         precision: "float32"; "bfloat16" or "float16" compute what stands it in half precision.
         ema_decay: keep an exponential moving average of the weights, and evaluate and save that; 0.0 does not.
+        shrink: in the first part of a run, what both sides of the pictures are multiplied by: small pictures teach the
+            coarse at a fraction of the cost.
+        shrink_until: the share of the run that this part is.
         recompute: parts that compute their activations again in the backward pass instead of keeping them, to save
             memory: some of "backbone", "encoder", "decoder".
     """
@@ -131,6 +134,8 @@ class OptimizationSettings:
     drops: tuple[float, ...] = (0.8,)
     precision: str = "float32"
     ema_decay: float = 0.0
+    shrink: float = 1.0
+    shrink_until: float = 0.0
     recompute: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -138,6 +143,8 @@ class OptimizationSettings:
         _one_of("optimization", "precision", self.precision, ("float32", "bfloat16", "float16"))
         _within("optimization", "warmup_fraction", self.warmup_fraction, 0, 1)
         _within("optimization", "ema_decay", self.ema_decay, 0, 0.999999)
+        _within("optimization", "shrink", self.shrink, 0.1, 1)
+        _within("optimization", "shrink_until", self.shrink_until, 0, 1)
         _within("optimization", "accumulation", self.accumulation, 1, self.batch_size)
         for drop in self.drops:
             _within("optimization", "drops", drop, 0, 1)

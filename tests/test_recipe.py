@@ -85,6 +85,7 @@ def test_a_file_can_extend_a_shipped_recipe(tmp_path):
         ('[optimization]\nschedule = "linear"\n', r"\[optimization\] schedule = 'linear'"),
         ("[optimization]\nwarmup_fraction = 2.0\n", "warmup_fraction = 2.0, expected 0 to 1"),
         ("[optimization]\nbatch_size = 2\naccumulation = 4\n", "accumulation = 4, expected 1 to 2"),
+        ("[optimization]\nshrink = 1.5\n", "shrink = 1.5, expected 0.1 to 1"),
         ('[optimization]\nrecompute = ["heads"]\n', "recompute = 'heads', expected one of backbone"),
         ('[optimization]\ndrops = ["late"]\n', "expected a list of decimal numbers"),
     ],

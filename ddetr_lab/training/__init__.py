@@ -1,7 +1,7 @@
 """Training: parameter groups, a schedule, one loop, and a run that survives what happens to it.
 
 * ``sets`` and ``batches``: which pictures, in which order; ``build``: the model and the processor;
-* ``groups``, ``schedule``, ``engine``: what one update of the weights is; ``ema``, ``recompute``: two options;
+* ``groups``, ``schedule``, ``engine``: what one update of the weights is; ``ema``, ``recompute``, ``shrink``: options;
 * ``loop``: the training itself; ``distributed``: the same over many processes;
 * ``state``, ``snapshot``, ``folder``, ``resume``, ``interrupts``: never lose a run;
 * ``metrics``, ``progress``, ``curves``: what it tells; ``command``: ``ddetr-lab train`` and ``evaluate``.

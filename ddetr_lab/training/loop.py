@@ -34,6 +34,7 @@ from ddetr_lab.training.recompute import recomputing
 from ddetr_lab.training.resume import resumed_progress
 from ddetr_lab.training.schedule import learning_rate_factor
 from ddetr_lab.training.sets import common_labels, training_set, validation_set
+from ddetr_lab.training.shrink import shrunk
 from ddetr_lab.training.snapshot import load_snapshot, random_states, snapshot
 from ddetr_lab.training.state import RunState, StateFolder
 
@@ -200,7 +201,10 @@ class _Run:
                     progress.share, settings.warmup_fraction, settings.schedule, settings.drops
                 )
                 self.engine.set_rate(factor)
-                update = self._step(next(batches))
+                pieces = next(batches)
+                if progress.share < settings.shrink_until:
+                    pieces = [shrunk(piece, settings.shrink) for piece in pieces]
+                update = self._step(pieces)
                 # Processes agree on the time, and on whether one of them was asked to stop.
                 seconds, stopped = self.group.largest([watch.seconds, float(bool(stop.name))], self.device)
                 progress.step, progress.seconds = progress.step + 1, seconds

@@ -87,6 +87,7 @@ MODULES: list[tuple[str, tuple[int, ...]]] = [
     ("training.groups", (16,)),
     ("training.ema", (16,)),
     ("training.recompute", (16,)),
+    ("training.shrink", (16,)),
     ("training.distributed", (16,)),
     ("training.engine", (16,)),
     ("training.sets", (16, 18)),

@@ -158,6 +158,7 @@ def assert_equal_runs(first, second):
 def test_twenty_steps_are_ten_a_kill_a_resume_and_ten_bit_for_bit(tiny_recipe, tmp_path, workers):
     recipe = changed(tiny_recipe, "data", pictures=7, transform="jitter", workers=workers)
     recipe = changed(recipe, "optimization", ema_decay=0.9, accumulation=2, batch_size=4, learning_rate=1e-3)
+    recipe = changed(recipe, "optimization", shrink=0.75, shrink_until=0.6)
     recipe = changed(changed(recipe, "checkpoint", every_steps=5), "evaluation", every_steps=7)
     train(recipe, tmp_path / "whole", steps=20, seed=3, progress=False)
     with pytest.MonkeyPatch.context() as patch:
@@ -170,6 +171,20 @@ def test_twenty_steps_are_ten_a_kill_a_resume_and_ten_bit_for_bit(tiny_recipe, t
     run = train(recipe, tmp_path / "parts", resume=True, progress=False, report=told.append)
     assert run.steps == 20 and told[0].startswith("going on after step 10 of 20")
     assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_pictures_are_small_in_the_first_part_of_a_run(tiny_recipe, tmp_path, monkeypatch):
+    recipe = changed(tiny_recipe, "optimization", shrink=0.5, shrink_until=0.5)
+    sides: list[int] = []
+    update = Engine.update
+
+    def seen(engine, pieces):
+        sides.append(pieces[0]["pixel_values"].shape[-1])
+        return update(engine, pieces)
+
+    monkeypatch.setattr(Engine, "update", seen)
+    train(recipe, tmp_path, steps=4, progress=False)
+    assert sides == [recipe.data.size // 2] * 2 + [recipe.data.size] * 2
 
 
 def test_a_run_that_is_over_is_only_scored_again(tiny_recipe, tmp_path):
