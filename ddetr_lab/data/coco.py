@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 
 from ddetr_lab.data.coco_table import read_table
 from ddetr_lab.data.labels import LabelMap
+from ddetr_lab.files import write_atomically
 from ddetr_lab.image_inputs import load_image, to_rgb
 
 __all__ = ["ANNOTATION_FILES", "CocoDataset", "DetectionDataset", "picture_folders", "write_coco"]
@@ -187,9 +188,7 @@ def write_coco(
     categories = [{"id": label, "name": name} for label, name in dataset.categories.items()]
     content = {"images": images, "annotations": annotations, "categories": categories}
     # Last, and in one step: a killed run leaves pictures but never half a file that looks like a dataset.
-    partial = target.with_suffix(".json.part")
-    partial.write_text(json.dumps(content), encoding="utf-8")
-    partial.replace(target)
+    write_atomically(target, lambda path: path.write_text(json.dumps(content), encoding="utf-8"))
     return target
 
 

@@ -130,7 +130,7 @@ def test_written_scenes_read_back_exactly(tmp_path):
         assert [[a[k] for k in keys] for a in read_annotation["annotations"]] == [
             [a[k] for k in keys] for a in annotation["annotations"]
         ]
-    assert not list(path.parent.glob("*.part"))
+    assert not list(path.parent.glob(".*.part"))
 
 
 def test_writing_does_not_overwrite_unasked(tmp_path):

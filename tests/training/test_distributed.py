@@ -84,7 +84,7 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_torchrun_trains_and_goes_on(tiny_weights, tmp_path, count):
+def test_torchrun_trains_and_writes_over_no_run(tiny_weights, tmp_path, count):
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(
         f'[data]\nsize = 64\n[model]\nweights = "{tiny_weights}"\n[optimization]\nsteps = 2\nbatch_size = 4\n'
