@@ -10,12 +10,10 @@ Built in chapter 18.
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -108,23 +106,9 @@ def read_json(path: Path, twice: Counter[str] | None = None) -> Any:
 
     try:
         # With a byte order mark or without: some Windows programs write one.
-        text = path.read_text(encoding="utf-8-sig")
-        with _no_collector():
-            return json.loads(text, object_pairs_hook=without_outlines)
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=without_outlines)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
-
-
-@contextmanager
-def _no_collector() -> Iterator[None]:
-    """Keep Python from looking for cycles, again and again, among the millions of objects of a JSON: it has none."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 def read_table(path: Path, contiguous: bool = True) -> CocoTable:

@@ -160,6 +160,7 @@ class ValidationReport:
         sizes: width and height of each usable box in _px.
         seconds: how long it took.
         decoded: how many picture files were decoded.
+        decoding: seconds of it that this took.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -169,6 +170,7 @@ class ValidationReport:
     sizes: list[tuple[float, float]] = field(default_factory=list)
     seconds: float = 0.0
     decoded: int = 0
+    decoding: float = 0.0
 
     def add(self, kind: str, message: str, file: str = "", image_id: Any = None, annotation_id: Any = None) -> None:
         """Note a finding; the ids may be whatever the file holds."""
@@ -192,9 +194,9 @@ class ValidationReport:
 
     def summary(self) -> str:
         """Return the counts in one line."""
-        rate = f"{self.decoded / self.seconds:.0f} pictures/s" if self.seconds else "no time measured"
+        rate = f", {self.decoded / self.decoding:.0f} pictures/s" if self.decoding else ""
         counts = ", ".join(f"{self.count(severity)} {severity}s" for severity in SEVERITIES)
-        return f"{counts} in {self.pictures} pictures and {self.boxes} boxes ({rate})"
+        return f"{counts} in {self.pictures} pictures and {self.boxes} boxes ({self.seconds:.1f} s{rate})"
 
     def lines(self, most: int | None = 5) -> Iterator[str]:
         """Yield the findings by kind, errors first, at most so many of a kind, each kind with its remedy."""

@@ -127,7 +127,9 @@ def _check_pictures(
     """Inspect a file's pictures and hold its boxes against them."""
     file = one.part.name
     new = list(dict.fromkeys(path for path in one.paths if path is not None and path not in listed))
+    started = time.perf_counter()
     listed.update(zip(new, inspect_pictures(new, workers), strict=True))
+    report.decoding += time.perf_counter() - started
     boxes: list[Any] = []
     for image, path in zip(one.content.images, one.paths, strict=True):
         width, height = image.width, image.height

@@ -24,14 +24,14 @@ def test_every_kind_has_a_severity_and_a_remedy():
 
 
 def test_errors_come_first_and_are_counted():
-    report = ValidationReport(pictures=3, boxes=7, decoded=3, seconds=1.5)
+    report = ValidationReport(pictures=3, boxes=7, decoded=3, seconds=2.5, decoding=1.5)
     report.add("picture-grey", "is grey", "f.json", 1)
     report.add("box-tiny", "small", "f.json", 1, 5)
     assert report.ok
     report.add("box-empty", "flat", "f.json", 2, 6)
     assert not report.ok and report.count("error") == report.count("warning") == report.count("note") == 1
     assert [line.split()[0] for line in report.lines() if line[0] != " "] == ["error", "warning", "note"]
-    assert report.summary() == "1 errors, 1 warnings, 1 notes in 3 pictures and 7 boxes (2 pictures/s)"
+    assert report.summary() == "1 errors, 1 warnings, 1 notes in 3 pictures and 7 boxes (2.5 s, 2 pictures/s)"
     assert report.to_dict()["findings"][2] == {
         "severity": "error",
         "kind": "box-empty",
