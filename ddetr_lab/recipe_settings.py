@@ -114,7 +114,7 @@ class OptimizationSettings:
         precision: "float32"; "bfloat16" or "float16" compute what stands it in half precision.
         ema_decay: keep an exponential moving average of the weights, and evaluate and save that; 0.0 does not.
         shrink: in the first part of a run, what both sides of the pictures are multiplied by: small pictures teach the
-            coarse at a fraction of the cost.
+            coarse in less time a step.
         shrink_until: the share of the run that this part is.
         recompute: parts that compute their activations again in the backward pass instead of keeping them, to save
             memory: some of "backbone", "encoder", "decoder".
