@@ -258,6 +258,48 @@ FAULTS = [
         '"bbox": [x0, y0, x1, y1]',
         (15,),
     ),
+    Fault(
+        "training: the backbone trains at the full rate",
+        "training/groups.py",
+        'if ".conv_encoder." in name:',
+        'if ".convolution_encoder." in name:',
+        (16,),
+    ),
+    Fault(
+        "training: the rate does not fall after its warm-up",
+        "training/schedule.py",
+        "return 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))",
+        "return 1.0",
+        (16,),
+    ),
+    Fault(
+        "dense DETR: the cells' positions enter the values, too",
+        "dense_detr.py",
+        "key, value = query, hidden_states",
+        "key, value = query, query",
+        (17,),
+    ),
+    Fault(
+        "trees: a tile's boxes are moved by (top, left)",
+        "data/trees.py",
+        "inside = (boxes - [left, top, left, top]).clip(0, self.tile)",
+        "inside = (boxes - [top, left, top, left]).clip(0, self.tile)",
+        (18,),
+    ),
+    Fault(
+        "data check: corners that are written as sizes pass",
+        "data/validate_boxes.py",
+        "if outside.mean() >= _MANY_OUTSIDE and as_corners.mean() >= _NEARLY_ALL:",
+        "if False:",
+        (19,),
+    ),
+    Fault(
+        "diagnosis: a score without classes still counts them",
+        "diagnosis/overfit.py",
+        'return only, [{**found, "category_id": 0} for found in detections]',
+        "return truth, detections",
+        (19,),
+    ),
 ]
 
 
@@ -276,8 +318,10 @@ def notebook_of(chapter: int) -> Path:
 def copy_book(folder: Path, chapters: Sequence[int]) -> None:
     """Copy the package and some notebooks to where a fault may be planted; what is only read is linked."""
     shutil.copytree(ROOT / "ddetr_lab", folder / "ddetr_lab", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "csrc").symlink_to(ROOT / "csrc")
+    for name in ("csrc", "tests"):
+        (folder / name).symlink_to(ROOT / name)
     (folder / "book").mkdir()
+    (folder / "book" / "_data").symlink_to(ROOT / "book" / "_data")
     for chapter in chapters:
         shutil.copy(notebook_of(chapter), folder / "book")
 
