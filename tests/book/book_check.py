@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urljoin, urlparse
@@ -178,13 +178,18 @@ def check(html: Path, axe: Path, pages: list[str], pictures: Path | None = None)
     return sum(total.values())
 
 
-def main() -> int:
-    """Run the command line."""
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line: `words`, by default those of the process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--html", type=Path, help="pages that are rendered already; without it they are rendered first")
     parser.add_argument("--pictures", type=Path, help="a folder for a screenshot of each page in each mode")
     parser.add_argument("--only", metavar="TEXT", default="", help="only pages whose name contains TEXT")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
+    pages = [name for name in toc_files() if arguments.only in name]
+    if not pages:
+        parser.error(f"--only {arguments.only}: no page has this in its name, expected one of {', '.join(toc_files())}")
+    if arguments.html and (missing := [name for name in pages if not (arguments.html / f"{name}.html").is_file()]):
+        parser.error(f"--html {arguments.html}: it has no {missing[0]}.html; say the folder of a finished rendering")
     try:
         find_browser()
         axe = find_axe()
@@ -193,7 +198,6 @@ def main() -> int:
         return 2
     if arguments.pictures:
         arguments.pictures.mkdir(parents=True, exist_ok=True)
-    pages = [name for name in toc_files() if arguments.only in name]
     if arguments.html:
         return 1 if check(arguments.html.resolve(), axe, pages, arguments.pictures) else 0
     with tempfile.TemporaryDirectory() as folder:

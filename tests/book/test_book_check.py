@@ -73,3 +73,17 @@ def test_a_picture_of_the_page_is_taken(tmp_path: Path) -> None:
         tab.open((tmp_path / "page.html").as_uri(), 390, 900, dark=True)
         tab.screenshot(tmp_path / "page.png")
     assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--only", "nowhere"], "--only nowhere: no page has this in its name, expected one of intro"),
+        (["--html", "nowhere"], "--html nowhere: it has no intro.html"),
+    ],
+)
+def test_nothing_to_look_at_is_an_error_not_a_clean_bill(words, told, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        book_check.main(words)
+    assert stopped.value.code == 2
+    assert told in capsys.readouterr().err
