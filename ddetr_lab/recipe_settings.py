@@ -94,9 +94,11 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class OptimizationSettings:
-    """How to train: AdamW.
+    """How to train.
 
     Attributes:
+        optimizer: "adamw", the paper's; or "muon", which moves the matrices inside encoder and decoder layers by Muon
+            and everything else by AdamW (``ddetr_lab.training.optimizers``).
         steps: updates of the weights.
         epochs: how often to see every picture; 0.0 counts ``steps`` instead.
         batch_size: pictures of one update, over all processes and all pieces together.
@@ -105,6 +107,7 @@ class OptimizationSettings:
         learning_rate: at its highest.
         backbone_multiplier: of the backbone's rate.
         offsets_multiplier: of the rate of sampling offsets and reference points.
+        matrices_multiplier: of the rate of what Muon moves; its steps stand a higher one.
         weight_decay: of every parameter.
         clip_norm: gradients whose common norm is larger are scaled down to it; 0.0 leaves them.
         schedule: "cosine" (half a cosine down to 0), "step" (a tenth after each of ``drops``), "one_cycle" (cosine
@@ -120,6 +123,7 @@ class OptimizationSettings:
             memory: some of "backbone", "encoder", "decoder".
     """
 
+    optimizer: str = "adamw"
     steps: int = 1000
     epochs: float = 0.0
     batch_size: int = 8
@@ -127,6 +131,7 @@ class OptimizationSettings:
     learning_rate: float = 4e-4
     backbone_multiplier: float = 0.1
     offsets_multiplier: float = 0.1
+    matrices_multiplier: float = 1.0
     weight_decay: float = 1e-4
     clip_norm: float = 0.1
     schedule: str = "cosine"
@@ -139,6 +144,7 @@ class OptimizationSettings:
     recompute: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        _one_of("optimization", "optimizer", self.optimizer, ("adamw", "muon"))
         _one_of("optimization", "schedule", self.schedule, ("cosine", "step", "one_cycle"))
         _one_of("optimization", "precision", self.precision, ("float32", "bfloat16", "float16"))
         _within("optimization", "warmup_fraction", self.warmup_fraction, 0, 1)

@@ -111,6 +111,7 @@ def overfit_recipe(side: int = SIDE, learning_rate: float = 1e-3) -> Recipe:
     recipe = load_recipe("digits")
     settings = replace(
         recipe.optimization,
+        optimizer="adamw",
         steps=STEPS,
         batch_size=PICTURES,
         learning_rate=learning_rate,

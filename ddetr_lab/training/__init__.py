@@ -1,7 +1,8 @@
 """Training: parameter groups, a schedule, one loop, and a run that survives what happens to it.
 
 * ``sets`` and ``batches``: which pictures, in which order; ``build``: the model and the processor;
-* ``groups``, ``schedule``, ``engine``: what one update of the weights is; ``ema``, ``recompute``, ``shrink``: options;
+* ``groups``, ``optimizers``, ``schedule``, ``engine``: what one update of the weights is; ``ema``, ``recompute``,
+  ``shrink``: options;
 * ``loop``: the training itself; ``distributed``: the same over many processes;
 * ``state``, ``snapshot``, ``folder``, ``resume``, ``interrupts``: never lose a run;
 * ``metrics``, ``progress``, ``curves``: what it tells; ``command``: ``ddetr-lab train`` and ``evaluate``.
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
     from ddetr_lab.training.curves import plot_curves
     from ddetr_lab.training.groups import group_table, parameter_groups
     from ddetr_lab.training.loop import TrainingRun, train
+    from ddetr_lab.training.optimizers import build_optimizers
     from ddetr_lab.training.schedule import learning_rate_factor
     from ddetr_lab.training.sets import coco_split, training_set, validation_set
 
 _HOME = {
     "TrainingRun": "loop",
     "build_model": "build",
+    "build_optimizers": "optimizers",
     "build_processor": "build",
     "coco_split": "sets",
     "group_table": "groups",
@@ -41,6 +44,7 @@ _HOME = {
 __all__ = [
     "TrainingRun",
     "build_model",
+    "build_optimizers",
     "build_processor",
     "coco_split",
     "group_table",

@@ -1,4 +1,4 @@
-"""One update of the weights: forward, loss, backward, clip, AdamW, for a batch in one piece or in several.
+"""One update of the weights: forward, loss, backward, clip, step, for a batch in one piece or in several.
 
 Built in chapter 16.
 """
@@ -6,7 +6,7 @@ Built in chapter 16.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from ddetr_lab.recipe import OptimizationSettings
 from ddetr_lab.training.distributed import ALONE, Group
 from ddetr_lab.training.ema import MovingAverage
 from ddetr_lab.training.groups import parameter_groups
+from ddetr_lab.training.optimizers import build_optimizers
 
 __all__ = ["Engine", "NonFiniteError", "Update"]
 
@@ -55,7 +56,7 @@ class Update:
 
 
 class Engine:
-    """A model, its optimiser and how they take a step; the same on a CPU, a GPU, and each of many processes.
+    """A model, its optimisers and how they take a step; the same on a CPU, a GPU, and each of many processes.
 
     Args:
         model: a detector, on its device.
@@ -70,9 +71,9 @@ class Engine:
         self.model, self.settings, self.group = model, settings, group
         self.device = next(model.parameters()).device
         self.groups = parameter_groups(model, settings)
-        self._rates = [entry["lr"] for entry in self.groups]
+        self._rates = {entry["name"]: entry["lr"] for entry in self.groups}
         self._trained = [parameter for entry in self.groups for parameter in entry["params"]]
-        self.optimizer = torch.optim.AdamW(self.groups, fused=self.device.type in ("cpu", "cuda"))
+        self.optimizers = build_optimizers(self.groups, fused=self.device.type in ("cpu", "cuda"))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "float16")
         self.average = MovingAverage(model, settings.ema_decay) if settings.ema_decay else None
         self._checked = False
@@ -93,12 +94,16 @@ class Engine:
     @property
     def rate(self) -> float:
         """The highest learning rate of any group, as it is now."""
-        return max(entry["lr"] for entry in self.optimizer.param_groups)
+        return max(entry["lr"] for entry in self._entries())
 
     def set_rate(self, factor: float) -> None:
         """Multiply every group's own learning rate by a factor."""
-        for entry, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
-            entry["lr"] = rate * factor
+        for entry in self._entries():
+            entry["lr"] = self._rates[entry["name"]] * factor
+
+    def _entries(self) -> Iterator[dict[str, Any]]:
+        for optimizer in self.optimizers:
+            yield from optimizer.param_groups
 
     def update(self, pieces: Sequence[Batch]) -> Update:
         """Take one step on a batch.
@@ -112,7 +117,8 @@ class Engine:
             NonFiniteError: if the loss or a gradient is not finite; the weights have not changed then.
             ValueError: if the labels are wrong, or a parameter gets no gradient; the message says which.
         """
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
         total: Any = 0.0
         losses: dict[str, Tensor] = {}
         for number, (piece, weight) in enumerate(zip(pieces, self._weights(pieces), strict=True)):
@@ -125,12 +131,14 @@ class Engine:
             for name, part in parts.items():
                 losses[name] = losses.get(name, 0.0) + part.detach() * weight
         self._refuse_unused()
-        self.scaler.unscale_(self.optimizer)
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
         norm = nn.utils.get_total_norm([weight.grad for weight in self._trained if weight.grad is not None])
         self._refuse_non_finite(total, losses, norm, pieces)
         if self.settings.clip_norm:
             nn.utils.clip_grads_with_norm_(self._trained, self.settings.clip_norm, norm)
-        self.scaler.step(self.optimizer)
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
         self.scaler.update()
         if self.average is not None:
             self.average.update()

@@ -1,4 +1,4 @@
-"""Parameter groups: which parameter trains at which rate.
+"""Parameter groups: which parameter trains at which rate, and by which optimiser.
 
 Built in chapter 16.
 """
@@ -12,14 +12,17 @@ from torch import nn
 
 from ddetr_lab.recipe import OptimizationSettings
 
-__all__ = ["group_table", "parameter_groups"]
+__all__ = ["MATRICES", "group_table", "parameter_groups"]
+
+MATRICES = "matrices of the layers"  # the group that Muon trains
 
 
 def parameter_groups(model: nn.Module, settings: OptimizationSettings) -> list[dict[str, Any]]:
     """Sort every trained parameter into exactly one group with its learning rate (paper, section 5).
 
     Sampling offsets and reference points train at a fraction: a small change of theirs moves what a query sees. So does
-    the backbone, which starts from ImageNet.
+    the backbone, which starts from ImageNet. With ``optimizer = "muon"`` the matrices that map states to states inside
+    encoder and decoder layers are a group of their own.
 
     Returns:
         Groups for the optimiser, each with ``name``, ``params``, ``lr`` and ``weight_decay``; empty ones left out.
@@ -30,6 +33,7 @@ def parameter_groups(model: nn.Module, settings: OptimizationSettings) -> list[d
     factors = {
         "backbone": settings.backbone_multiplier,
         "offsets and reference points": settings.offsets_multiplier,
+        MATRICES: settings.matrices_multiplier,
         "other": 1.0,
     }
     members: dict[str, list[nn.Parameter]] = {name: [] for name in factors}
@@ -40,6 +44,8 @@ def parameter_groups(model: nn.Module, settings: OptimizationSettings) -> list[d
             group = "backbone"
         elif "sampling_offsets" in name or "reference_points" in name:
             group = "offsets and reference points"
+        elif settings.optimizer == "muon" and _maps_vectors(name, parameter):
+            group = MATRICES
         else:
             group = "other"
         members[group].append(parameter)
@@ -55,6 +61,12 @@ def parameter_groups(model: nn.Module, settings: OptimizationSettings) -> list[d
         for name, parameters in members.items()
         if parameters
     ]
+
+
+def _maps_vectors(name: str, parameter: nn.Parameter) -> bool:
+    """Whether this is the matrix of a linear layer from states to states: the logits of attention are no states."""
+    inside = ".encoder.layers." in name or ".decoder.layers." in name
+    return inside and parameter.ndim == 2 and "attention_weights" not in name
 
 
 def group_table(groups: Sequence[dict[str, Any]], model: nn.Module | None = None) -> str:

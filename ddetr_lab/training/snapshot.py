@@ -78,11 +78,12 @@ def _model_tensors(engine: Engine) -> dict[str, Tensor]:
 
 
 def _optimizer_tensors(engine: Engine) -> dict[str, Tensor]:
-    """Name the optimiser's tensors by the parameters that they belong to."""
+    """Name the optimisers' tensors by the parameters that they belong to: each parameter has one optimiser."""
     return {
         f"optimizer.{name}:{key}": value
         for name, parameter in engine.model.named_parameters()
-        for key, value in engine.optimizer.state.get(parameter, {}).items()
+        for optimizer in engine.optimizers
+        for key, value in optimizer.state.get(parameter, {}).items()
     }
 
 
@@ -104,19 +105,26 @@ def _load_tensors(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) 
 
 def _load_optimizer(engine: Engine, tensors: Mapping[str, Tensor]) -> None:
     parameters = dict(engine.model.named_parameters())
-    trained = {id(parameter) for group in engine.optimizer.param_groups for parameter in group["params"]}
-    engine.optimizer.state.clear()
+    owners = {
+        id(parameter): optimizer
+        for optimizer in engine.optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    for optimizer in engine.optimizers:
+        optimizer.state.clear()
     for name, value in tensors.items():
         if not name.startswith("optimizer."):
             continue
         owner, _, key = name.removeprefix("optimizer.").partition(":")
         parameter = parameters.get(owner)
-        if parameter is None or id(parameter) not in trained:
+        if parameter is None or id(parameter) not in owners:
             raise ValueError(f"the state trained {owner}, which does not train now: resume with the same recipe")
+        state = owners[id(parameter)].state[parameter]
         if value.shape == parameter.shape:  # laid out in memory as the parameter is
-            engine.optimizer.state[parameter][key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         else:  # the number of steps; the fused optimiser wants it where the parameter is
-            engine.optimizer.state[parameter][key] = value.to(parameter.device)
+            state[key] = value.to(parameter.device)
 
 
 def random_states(device: torch.device) -> dict[str, Any]:

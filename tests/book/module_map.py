@@ -85,6 +85,7 @@ MODULES: list[tuple[str, tuple[int, ...]]] = [
     ("recipe", (16,)),
     ("training.schedule", (16,)),
     ("training.groups", (16,)),
+    ("training.optimizers", (16,)),
     ("training.ema", (16,)),
     ("training.recompute", (16,)),
     ("training.shrink", (16,)),

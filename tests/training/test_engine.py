@@ -104,7 +104,8 @@ def test_rates_are_each_group_s_own_times_the_factor():
     one_engine = engine()
     full = [group["lr"] for group in one_engine.groups]
     one_engine.set_rate(0.5)
-    assert [group["lr"] for group in one_engine.optimizer.param_groups] == pytest.approx([0.5 * lr for lr in full])
+    (adamw,) = one_engine.optimizers
+    assert [group["lr"] for group in adamw.param_groups] == pytest.approx([0.5 * lr for lr in full])
     one_engine.set_rate(1.0)
     assert one_engine.rate == pytest.approx(1e-3)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from ddetr_lab import DeformableDetrForObjectDetection
 from ddetr_lab.dense_detr import DenseDetrForObjectDetection
 from ddetr_lab.recipe import OptimizationSettings
-from ddetr_lab.training.groups import group_table, parameter_groups
+from ddetr_lab.training.groups import MATRICES, group_table, parameter_groups
 from tests.tiny import tiny_config
 
 SETTINGS = OptimizationSettings(learning_rate=4e-4, backbone_multiplier=0.1, offsets_multiplier=0.2, weight_decay=1e-3)
@@ -44,6 +45,24 @@ def test_offsets_and_reference_points_are_in_their_own_group():
         assert id(layer.attention_weights.weight) in groups["other"]
     assert id(model.model.reference_points.weight) in slow
     assert id(model.model.input_proj[0][1].weight) in groups["other"], "the projections' norms are no backbone"
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_muon_gets_the_matrices_between_states_and_nothing_else(kind):
+    model = MODELS[kind]()
+    settings = replace(SETTINGS, optimizer="muon", matrices_multiplier=2.0)
+    groups = {group["name"]: group for group in parameter_groups(model, settings)}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    chosen = {names[id(parameter)] for parameter in groups[MATRICES]["params"]}
+    layers = model.model.encoder.layers[0], model.model.decoder.layers[1]
+    wanted = [layer.fc2.weight for layer in layers] + [layers[1].self_attn.q_proj.weight]
+    assert {names[id(weight)] for weight in wanted} <= chosen
+    assert not [name for name in chosen if re.search("sampling|attention_weights|embed|norm|bias|backbone", name)]
+    assert all(parameter.ndim == 2 for parameter in groups[MATRICES]["params"])
+    assert groups[MATRICES]["lr"] == 2 * SETTINGS.learning_rate and list(groups)[-1] == "other"
+    grouped = [id(parameter) for group in groups.values() for parameter in group["params"]]
+    trained = [id(parameter) for parameter in model.parameters() if parameter.requires_grad]
+    assert sorted(grouped) == sorted(trained), "each trained parameter once"
 
 
 def test_the_table_adds_up():

@@ -21,8 +21,9 @@ CPU = torch.device("cpu")
 
 def engine(**fields):
     torch.manual_seed(fields.pop("seed", 0))
+    optimizer = fields.pop("optimizer", "adamw")
     model = DeformableDetrForObjectDetection(tiny_config(auxiliary_loss=True, **fields)).train()
-    return Engine(model, OptimizationSettings(learning_rate=1e-3))
+    return Engine(model, OptimizationSettings(learning_rate=1e-3, optimizer=optimizer))
 
 
 def draw():
@@ -40,8 +41,8 @@ def test_random_numbers_go_on_after_a_way_through_json():
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"with_box_refine": True}, {"with_box_refine": True, "two_stage": True}],
-    ids=["plain", "refined", "two"],
+    [{}, {"optimizer": "muon"}, {"with_box_refine": True}, {"with_box_refine": True, "two_stage": True}],
+    ids=["plain", "muon", "refined", "two"],
 )
 def test_training_goes_on_as_it_would_have(fields):
     first, second = engine(**fields), engine(seed=9, **fields)
