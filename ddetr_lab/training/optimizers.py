@@ -2,7 +2,7 @@
 
 AdamW gives every single weight a step of its own length. But a matrix is not a heap of weights: it turns one vector
 into another, and a step changes all vectors that pass. Most of a gradient's norm lies in a few directions, which drown
-the rest. Muon takes the running average M = U S V^T of the gradients, and steps along U V^T: equally far in all of them.
+the rest. Muon takes the running average M = U S V^T of the gradients, and steps along U V^T, equally far in each.
 
 Built in chapter 16.
 """
