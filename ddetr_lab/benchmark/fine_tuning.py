@@ -49,6 +49,7 @@ TRIALS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "imagenet": ("from ImageNet's backbone alone, all else fresh", _IMAGENET, {}),
     "backbone-frozen": ("from the digits, backbone frozen", {"frozen": ("model.backbone",)}, {}),
     "heads-only": ("from the digits, only the heads train", {"frozen": ("model",)}, {}),
+    "aerial": ("from the digits, tiles also turned and in other colours", {}, {"transform": "aerial"}),
     "32-tiles": ("from the digits, the first 32 tiles only", {}, {"pictures": 32}),
     "8-tiles": ("from the digits, the first 8 tiles only", {}, {"pictures": 8}),
 }

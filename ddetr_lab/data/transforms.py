@@ -328,7 +328,7 @@ TRANSFORMS: dict[str, Callable[[], Transform]] = {
     "none": Compose,  # pictures as they are: generated scenes, where every item is new anyway
     "flip": RandomHorizontalFlip,  # small sets of photographs
     "jitter": lambda: Compose(RandomHorizontalFlip(), RandomScaleJitter()),  # objects of sizes that were not shown
-    "aerial": _from_above,  # the same from above: no side is up, and the light is another at every site
+    "aerial": _from_above,  # pictures from above of many sites: no side is up, and the light is another at each
     "paper": lambda: Compose(RandomHorizontalFlip(), MultiScaleResizeOrCrop()),  # COCO; see MultiScaleResizeOrCrop
 }
 
