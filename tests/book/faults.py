@@ -273,6 +273,13 @@ FAULTS = [
         (16,),
     ),
     Fault(
+        "training: Muon's steps are not as long as those of AdamW",
+        "training/optimizers.py",
+        'torch.optim.Muon(by_muon, adjust_lr_fn="match_rms_adamw")',
+        "torch.optim.Muon(by_muon)",
+        (16,),
+    ),
+    Fault(
         "dense DETR: the cells' positions enter the values, too",
         "dense_detr.py",
         "key, value = query, hidden_states",
