@@ -35,7 +35,7 @@ contestants:
   transformers+all-MEND     with all but one
 """
 DEFAULT = ("deformable", "dense", "transformers", "transformers+activations", "transformers+all")
-STEPS, POINTS = 1000, 5
+RECIPE, STEPS, POINTS = "digits_adamw", 1000, 5
 
 
 def add_learning_arguments(
@@ -57,7 +57,7 @@ def add_learning_arguments(
         help=f"who takes part (default {' '.join(DEFAULT)}, the peer if it is installed)",
     )
     parser.add_argument("--seeds", nargs="+", type=_seed, default=[0], metavar="N", help="a run each (default 0)")
-    parser.add_argument("--recipe", default="digits", help="data, optimiser and batch (default digits)")
+    parser.add_argument("--recipe", default=RECIPE, help=f"data, optimiser and batch (default {RECIPE})")
     parser.add_argument(
         "--steps", type=positive_int, default=STEPS, metavar="N", help=f"updates of the weights (default {STEPS})"
     )

@@ -20,7 +20,7 @@ from ddetr_lab.benchmark.learning_report import (
     report_for,
 )
 
-SETTINGS = {"recipe": "digits", "steps": 1000, "minutes": None}
+SETTINGS = {"recipe": "digits_adamw", "steps": 1000, "minutes": None}
 
 
 def a_run(contestant: str = "deformable", seed: int = 0, ap: float | None = 0.5, seconds: float = 300.0) -> LearningRun:
