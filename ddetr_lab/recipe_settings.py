@@ -147,6 +147,11 @@ class OptimizationSettings:
         _one_of("optimization", "optimizer", self.optimizer, ("adamw", "muon"))
         _one_of("optimization", "schedule", self.schedule, ("cosine", "step", "one_cycle"))
         _one_of("optimization", "precision", self.precision, ("float32", "bfloat16", "float16"))
+        if (self.optimizer, self.precision) == ("muon", "float16"):
+            raise ValueError(
+                '[optimization] optimizer = "muon" does not go with precision = "float16", where each of the two '
+                'optimisers would leave out its overflowing steps by itself: take "bfloat16", or optimizer = "adamw"'
+            )
         _within("optimization", "warmup_fraction", self.warmup_fraction, 0, 1)
         _within("optimization", "ema_decay", self.ema_decay, 0, 0.999999)
         _within("optimization", "shrink", self.shrink, 0.1, 1)

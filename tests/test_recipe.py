@@ -82,6 +82,8 @@ def test_a_file_can_extend_a_shipped_recipe(tmp_path):
         ('[data]\ndataset = "voc"\n', r"\[data\] dataset = 'voc', expected one of digits, trees, coco"),
         ('[data]\ndataset = "trees"\ncrowded = true\n', "set it to false for 'trees'"),
         ('[model]\nkind = "sparse"\n', r"\[model\] kind = 'sparse'"),
+        ('[optimization]\noptimizer = "sgd"\n', r"\[optimization\] optimizer = 'sgd', expected one of adamw, muon"),
+        ('[optimization]\noptimizer = "muon"\nprecision = "float16"\n', 'does not go with precision = "float16"'),
         ('[optimization]\nschedule = "linear"\n', r"\[optimization\] schedule = 'linear'"),
         ("[optimization]\nwarmup_fraction = 2.0\n", "warmup_fraction = 2.0, expected 0 to 1"),
         ("[optimization]\nbatch_size = 2\naccumulation = 4\n", "accumulation = 4, expected 1 to 2"),

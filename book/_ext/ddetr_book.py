@@ -68,7 +68,7 @@ def mend(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx; the theme reads its options later than this event."""
     # A page's tree is tens of thousands of objects that all stay: looking through them for cycles at the usual rate
-    # takes a sixth of the rendering and frees next to nothing.
+    # slows the rendering and frees next to nothing.
     gc.set_threshold(200_000, 20, 100)
     for extension in ("ddetr_api", "ddetr_map"):
         app.setup_extension(extension)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.book import faults
-from tests.book.faults import FAULTS, Fault, notebook_of
+from tests.book.fault_list import FAULTS, Fault
+from tests.book.faults import notebook_of
 from tests.conftest import ROOT
 
 
