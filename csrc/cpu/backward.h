@@ -74,7 +74,7 @@ template <template <typename> class Source, typename T, typename Real, typename 
 inline void backward_queries(const Problem& problem, const Inputs& inputs, const HeadMap<T>& map, int64_t batch,
                              int64_t head, const Out* grad_output, Real* grad_map, Scratch scratch) {
   const int64_t channels = problem.channels;
-  const Source<Real> source(problem, inputs);
+  const Source<Real> source(problem, inputs, problem.heads);
   const Samples<Real> samples(problem, scratch);
   Real* gradient = scratch.take<Real>(channels);
   for (int64_t query = 0; query < problem.queries; ++query) {

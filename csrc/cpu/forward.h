@@ -89,48 +89,56 @@ inline void sum_samples(const HeadMap<T>& map, const Samples<Real>& samples, int
   }
 }
 
-template <template <typename> class Source, typename T, typename Out>
-inline void forward_queries(const Problem& problem, const Inputs& inputs, const HeadMap<T>& map, int64_t batch,
-                            int64_t head, int64_t first, int64_t last, Out* output, Scratch scratch) {
-  using Real = typename Accumulator<Out>::type;
-  const Source<Real> source(problem, inputs);
-  const Samples<Real> samples(problem, scratch);
-  Real* result = scratch.take<Real>(problem.channels);
-  for (int64_t query = first; query < last; ++query) {
-    const int64_t item = (batch * problem.queries + query) * problem.heads + head;
-    source.read(batch, query, head, item, samples);
-    const Located located = locate_samples(samples, map.finite);
-    sum_samples(map, samples, located.count, problem.channels, result);
-    const Real poison = located.finite ? Real(0) : static_cast<Real>(__builtin_nan(""));
-    Out* to = output + item * problem.channels;
-    fetch_ahead<true>(to, problem.channels, problem.heads);
-    for (int64_t d = 0; d < problem.channels; ++d)
-      store(result[d] + poison, to[d]);
-  }
+// What one query reads through one head.
+template <typename Source, typename T, typename Real, typename Out>
+inline void forward_query(const Problem& problem, const Source& source, const HeadMap<T>& map,
+                          const Samples<Real>& samples, int64_t batch, int64_t query, int64_t head, Real* result,
+                          Out* output) {
+  const int64_t item = (batch * problem.queries + query) * problem.heads + head;
+  source.read(batch, query, head, item, samples);
+  const Located located = locate_samples(samples, map.finite);
+  sum_samples(map, samples, located.count, problem.channels, result);
+  const Real poison = located.finite ? Real(0) : static_cast<Real>(__builtin_nan(""));
+  Out* to = output + item * problem.channels;
+  fetch_ahead<true>(to, problem.channels, source.step);
+  for (int64_t d = 0; d < problem.channels; ++d)
+    store(result[d] + poison, to[d]);
 }
 
+// Packed: query after query of one head, for its map is in the cache. Else head after head of one query: the heads look
+// at the same part of the picture, whose cells hold all heads, so that a page of memory is looked up once for several.
 template <template <typename> class Source, typename T>
 void forward_units(const Problem& problem, const Work& work, const Maps& value, const Inputs& inputs, void* output,
                    void* memory, int64_t begin, int64_t end) {
   using Real = typename Accumulator<T>::type;
   Scratch scratch(memory);
   Real* packed = work.packed ? scratch.take<Real>(problem.tokens * problem.channels) : nullptr;
+  const Source<Real> source(problem, inputs, work.packed ? problem.heads : 1);
+  const Samples<Real> samples(problem, scratch);
+  Real* result = scratch.take<Real>(problem.channels);
+  T* const out = static_cast<T*>(output);
+  const int64_t sets = work.packed ? problem.heads : 1;  // of heads, which units do one of
   HeadMap<Real> map{};
   int64_t packed_head = -1;
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t pair = unit / work.parts, part = unit % work.parts;
-    const int64_t batch = pair / problem.heads, head = pair % problem.heads;
-    const T* data = static_cast<const T*>(value.data) + batch * value.batch_stride + head * value.head_stride;
+    const int64_t batch = pair / sets, head = pair % sets;
     const int64_t first = problem.queries * part / work.parts, last = problem.queries * (part + 1) / work.parts;
-    if (!work.packed) {
-      forward_queries<Source>(problem, inputs, HeadMap<T>{data, value.token_stride, false}, batch, head, first, last,
-                              static_cast<T*>(output), scratch);
+    const T* data = static_cast<const T*>(value.data) + batch * value.batch_stride + head * value.head_stride;
+    if (work.packed) {
+      if (packed_head != pair)
+        map = pack(problem, data, value.token_stride, packed);
+      packed_head = pair;
+      for (int64_t query = first; query < last; ++query)
+        forward_query(problem, source, map, samples, batch, query, head, result, out);
       continue;
     }
-    if (packed_head != pair)
-      map = pack(problem, data, value.token_stride, packed);
-    packed_head = pair;
-    forward_queries<Source>(problem, inputs, map, batch, head, first, last, static_cast<T*>(output), scratch);
+    for (int64_t query = first; query < last; ++query) {
+      for (int64_t one = 0; one < problem.heads; ++one) {
+        const HeadMap<T> its{data + one * value.head_stride, value.token_stride, false};
+        forward_query(problem, source, its, samples, batch, query, one, result, out);
+      }
+    }
   }
 }
 

@@ -26,18 +26,20 @@ struct Inputs {
   void* grad_reference;  // (B, M, Q, L, 2 or 4): head by head, to be summed
 };
 
-// The work is cut into units: one head of one picture, and of the forward pass `parts` shares of its queries. A unit
-// writes what no other one writes, and nothing depends on which thread runs it or on how many there are.
+// The work is cut into units: one head of one picture, or in the forward pass a share of its queries; where maps are not
+// packed, there a share of the queries with all heads. A unit writes what no other one writes, and nothing depends on
+// which thread runs it or on how many there are.
 struct Work {
   bool packed;    // first copy the head's map together: pays where cells are read more than once
   int64_t parts;  // forward: shares of the queries
+  int64_t forward_units;
 };
 
 // Computes units [begin, end); scratch holds `scratch_bytes` for each caller at a time.
 struct Kernels {
   const char* name;
 
-  // Units are (B, M, parts). Writes output (B, Q, M, D).
+  // Units are (B, M, parts), or (B, parts) where maps are not packed. Writes output (B, Q, M, D).
   void (*forward)(const Problem&, Element, const Work&, const Maps& value, const Inputs&, void* output, void* scratch,
                   int64_t begin, int64_t end);
 

@@ -38,7 +38,7 @@ Tensor run_forward(const Call& call, const Tensor& value, const Inputs& inputs) 
   const Maps maps = maps_of(reachable);
   const Work work = plan_work(problem, torch::stable::get_num_threads());
   void* to = output.mutable_data_ptr();
-  run_units(problem.batch * problem.heads * work.parts, scratch_bytes(problem, work, call.element, false),
+  run_units(work.forward_units, scratch_bytes(problem, work, call.element, false),
             [&](void* scratch, int64_t begin, int64_t end) {
               best_kernels().forward(problem, call.element, work, maps, inputs, to, scratch, begin, end);
             });

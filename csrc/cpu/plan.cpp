@@ -14,14 +14,15 @@ int64_t rounded(int64_t bytes) {
 }  // namespace
 
 Work plan_work(const Problem& problem, int64_t threads) {
-  const int64_t samples = problem.levels * problem.points, pairs = problem.batch * problem.heads;
+  const int64_t samples = problem.levels * problem.points;
   // Copying a head costs a read and a write of each of its cells; a sample reads four.
   const bool packed = problem.queries * samples >= problem.tokens;
+  const int64_t whole = problem.batch * (packed ? problem.heads : 1);
   // Twice as many units as threads, so that none waits long for the last one; a packed share copies the head anew.
-  const int64_t wanted = pairs > 0 ? (2 * threads + pairs - 1) / pairs : 1;
+  const int64_t wanted = whole > 0 ? (2 * threads + whole - 1) / whole : 1;
   const int64_t most = packed ? problem.queries * samples / (problem.tokens + 1) : problem.queries / 16;
-  const int64_t parts = wanted < most ? wanted : most;
-  return Work{packed, parts > 1 ? parts : 1};
+  const int64_t parts = most < 1 ? 1 : wanted < most ? wanted : most;
+  return Work{packed, parts, whole * parts};
 }
 
 int64_t scratch_bytes(const Problem& problem, const Work& work, Element element, bool backward) {

@@ -24,12 +24,12 @@ class Scratch {
   char* next_;
 };
 
-// A unit works on one head, whose next query's row lies M rows on: too far for the processor to guess, so that it is
-// told in time. Reaching beyond the array does no harm. Rows that are written need it most: stores wait for each other.
+// Work on one head comes to every M-th row: too far for the processor to guess, so that it is told in time. Reaching
+// beyond the array does no harm. Rows that are written need it most: stores wait for each other.
 template <bool written, typename T>
-inline void fetch_ahead(const T* row, int64_t count, int64_t heads) {
-  constexpr int64_t kQueriesAhead = 6;
-  const char* next = reinterpret_cast<const char*>(row + kQueriesAhead * heads * count);
+inline void fetch_ahead(const T* row, int64_t count, int64_t step) {
+  constexpr int64_t kRowsAhead = 6;
+  const char* next = reinterpret_cast<const char*>(row + kRowsAhead * step * count);
   for (int64_t byte = 0; byte < count * static_cast<int64_t>(sizeof(T)); byte += kCacheLine) {
     __builtin_prefetch(next + byte, written);
   }

@@ -15,19 +15,19 @@ template <typename Real>
 struct GivenSource {
   const Real *locations, *weights;
   Real *grad_locations, *grad_weights;
-  int64_t heads;
+  int64_t step;  // how many rows lie between one read and the next
 
-  GivenSource(const Problem& problem, const Inputs& inputs)
+  GivenSource(const Problem&, const Inputs& inputs, int64_t step)
       : locations(static_cast<const Real*>(inputs.places)),
         weights(static_cast<const Real*>(inputs.weights)),
         grad_locations(static_cast<Real*>(inputs.grad_places)),
         grad_weights(static_cast<Real*>(inputs.grad_weights)),
-        heads(problem.heads) {}
+        step(step) {}
 
   void read(int64_t, int64_t, int64_t, int64_t item, const Samples<Real>& samples) const {
     const Real* from = locations + item * samples.count * 2;
-    fetch_ahead<false>(from, samples.count * 2, heads);
-    fetch_ahead<false>(weights + item * samples.count, samples.count, heads);
+    fetch_ahead<false>(from, samples.count * 2, step);
+    fetch_ahead<false>(weights + item * samples.count, samples.count, step);
     for (int64_t i = 0; i < samples.count; ++i) {
       samples.u[i] = from[2 * i];
       samples.v[i] = from[2 * i + 1];
@@ -37,8 +37,8 @@ struct GivenSource {
 
   void write(int64_t, int64_t, int64_t, int64_t item, const Samples<Real>& samples) const {
     Real* to = grad_locations + item * samples.count * 2;
-    fetch_ahead<true>(to, samples.count * 2, heads);
-    fetch_ahead<true>(grad_weights + item * samples.count, samples.count, heads);
+    fetch_ahead<true>(to, samples.count * 2, step);
+    fetch_ahead<true>(grad_weights + item * samples.count, samples.count, step);
     for (int64_t i = 0; i < samples.count; ++i) {
       to[2 * i] = samples.grad_u[i];
       to[2 * i + 1] = samples.grad_v[i];
@@ -73,9 +73,9 @@ template <typename Real>
 struct FusedSource {
   const Real *reference, *offsets, *logits;
   Real *grad_reference, *grad_offsets, *grad_logits;
-  int64_t coordinates, levels, points, queries, heads;
+  int64_t coordinates, levels, points, queries, heads, step;
 
-  FusedSource(const Problem& problem, const Inputs& inputs)
+  FusedSource(const Problem& problem, const Inputs& inputs, int64_t step)
       : reference(static_cast<const Real*>(inputs.reference)),
         offsets(static_cast<const Real*>(inputs.places)),
         logits(static_cast<const Real*>(inputs.weights)),
@@ -86,7 +86,8 @@ struct FusedSource {
         levels(problem.levels),
         points(problem.points),
         queries(problem.queries),
-        heads(problem.heads) {}
+        heads(problem.heads),
+        step(step) {}
 
   // What an offset of 1 moves a location by: one cell from a point, half a side over P from a box.
   void scale(const Real* from, const Samples<Real>& samples, int64_t index, Real& x, Real& y) const {
@@ -101,8 +102,8 @@ struct FusedSource {
     const Real* logit = logits + item * count;
     if (count == 0)
       return;  // no sample: nothing to weigh
-    fetch_ahead<false>(move, count * 2, heads);
-    fetch_ahead<false>(logit, count, heads);
+    fetch_ahead<false>(move, count * 2, step);
+    fetch_ahead<false>(logit, count, step);
     for (int64_t level = 0, i = 0; level < levels; ++level) {
       const Real* from = reference + ((batch * queries + query) * levels + level) * coordinates;
       Real x, y;
@@ -137,8 +138,8 @@ struct FusedSource {
         to[i] = 0;
       return;
     }
-    fetch_ahead<true>(to_offset, count * 2, heads);
-    fetch_ahead<true>(to_logit, count, heads);
+    fetch_ahead<true>(to_offset, count * 2, step);
+    fetch_ahead<true>(to_logit, count, step);
     Real mean = 0;
     for (int64_t i = 0; i < count; ++i)
       mean += samples.attention[i] * samples.grad_attention[i];

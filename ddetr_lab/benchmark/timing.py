@@ -21,7 +21,7 @@ MOST_CALLS = 1000
 
 HOW = (
     "All contenders of a case run in one process. First each runs once and its numbers are compared; one that "
-    "disagrees is reported and not timed. Then each runs once for its peak memory, and once more to warm up. Then "
+    "disagrees is reported and not timed. Then each runs once for its peak memory, and a few times to warm up. Then "
     "come the rounds: in each, every contender gives one sample, and the order moves on by one place from round "
     f"to round, so that nobody always runs first. A call shorter than {SAMPLE_SECONDS * 1000:.0f} ms is repeated "
     "until a sample lasts that long, and the sample is the mean of its calls. A time is the median of the "
@@ -116,13 +116,21 @@ def measure(
     calls: dict[str, int] = {}
     with quiet():
         for contender in contenders:
-            once = _sample(contender.call, 1, device, clock)
-            calls[contender.name] = min(MOST_CALLS, max(1, round(SAMPLE_SECONDS / max(once, 1e-9))))
+            calls[contender.name] = _calls(contender.call, device, clock)
         for turn in range(rounds):
             gc.collect()
             for contender in rotated(contenders, turn):
                 seconds[contender.name].append(_sample(contender.call, calls[contender.name], device, clock))
     return {name: Samples(tuple(seconds[name]), calls[name]) for name in names}
+
+
+def _calls(call: Callable[[], Any], device: str, clock: Callable[[], float]) -> int:
+    """Return how many calls make a sample: estimated from a first one, which may be slow, and again from that many."""
+    calls = 1
+    for _ in range(2):
+        seconds = _sample(call, calls, device, clock)
+        calls = min(MOST_CALLS, max(1, round(SAMPLE_SECONDS / max(seconds, 1e-9))))
+    return calls
 
 
 def _sample(call: Callable[[], Any], calls: int, device: str, clock: Callable[[], float]) -> float:

@@ -38,14 +38,14 @@ def test_rotation_gives_everybody_every_place() -> None:
     assert rotated([], 2) == []
 
 
-def test_contenders_run_in_turn_and_the_first_call_is_not_counted() -> None:
+def test_contenders_run_in_turn_and_the_first_calls_are_not_counted() -> None:
     clock = Clock()
     slow_start, steady = clock.contender("slow start", 9.0, 1.0), clock.contender("steady", 2.0)
     samples = measure([slow_start, steady], rounds=4, clock=clock)
     assert samples["slow start"].seconds == pytest.approx((1.0,) * 4)
     assert samples["steady"].seconds == pytest.approx((2.0,) * 4)
-    assert clock.log[:2] == ["slow start", "steady"]  # the warm-up
-    assert clock.log[2:] == ["slow start", "steady", "steady", "slow start"] * 2
+    assert clock.log[:4] == ["slow start", "slow start", "steady", "steady"]  # the warm-up
+    assert clock.log[4:] == ["slow start", "steady", "steady", "slow start"] * 2
 
 
 def test_a_short_call_is_repeated_and_averaged() -> None:
@@ -53,7 +53,13 @@ def test_a_short_call_is_repeated_and_averaged() -> None:
     samples = measure([clock.contender("short", SAMPLE_SECONDS / 5)], rounds=2, clock=clock)["short"]
     assert samples.calls == 5
     assert samples.seconds == pytest.approx((SAMPLE_SECONDS / 5,) * 2)
-    assert len(clock.log) == 1 + 2 * 5
+    assert len(clock.log) == 1 + 5 + 2 * 5
+
+
+def test_a_slow_first_call_does_not_make_samples_short() -> None:
+    clock = Clock()
+    samples = measure([clock.contender("slow start", 1.0, SAMPLE_SECONDS / 5)], rounds=2, clock=clock)["slow start"]
+    assert samples.calls == 5
 
 
 def test_work_that_takes_no_time_ends() -> None:
