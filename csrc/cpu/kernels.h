@@ -26,9 +26,9 @@ struct Inputs {
   void* grad_reference;  // (B, M, Q, L, 2 or 4): head by head, to be summed
 };
 
-// The work is cut into units: one head of one picture, or in the forward pass a share of its queries; where maps are not
-// packed, there a share of the queries with all heads. A unit writes what no other one writes, and nothing depends on
-// which thread runs it or on how many there are.
+// The work is cut into units: one head of one picture, or in the forward pass a share of its queries; where maps are
+// not packed, there a share of the queries with all heads. A unit writes what no other one writes, and nothing depends
+// on which thread runs it or on how many there are.
 struct Work {
   bool packed;    // first copy the head's map together: pays where cells are read more than once
   int64_t parts;  // forward: shares of the queries
