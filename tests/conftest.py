@@ -11,6 +11,7 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ import numpy as np
 import pytest
 import torch
 
+from ddetr_lab.ops.build import BuildError, _compiler
+
 ROOT = Path(__file__).resolve().parents[1]
 
 torch.set_num_threads(1)
@@ -30,6 +33,15 @@ matplotlib.use("Agg")
 # derandomize: the same examples on every machine. A run that finds something new must find it again.
 hypothesis.settings.register_profile("ddetr_lab", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("ddetr_lab")
+
+
+def compiler_version() -> str:
+    """Return what the C++ compiler says of itself; "" where there is none, or one that ends with an error."""
+    try:
+        said = subprocess.run([*_compiler(), "--version"], capture_output=True, text=True, check=False)
+    except BuildError:
+        return ""
+    return said.stdout if said.returncode == 0 else ""
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,6 @@ leaves the operations as they are; one goes through inductor's C++.
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from ddetr_lab.detector import DeformableDetrForObjectDetection
 from ddetr_lab.ops import available_backends, ms_deform_attn
+from tests.conftest import compiler_version
 from tests.ops.problems import Problem, random_problem, results
 from tests.tiny import generic, pictures, tiny_config
 
@@ -66,7 +66,7 @@ def test_a_graph_checks_its_call_too() -> None:
         operator(problem.value[:, 1:], problem.locations, problem.weights)
 
 
-@pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a C++ compiler")
+@pytest.mark.skipif(not compiler_version(), reason="inductor needs a C++ compiler")
 def test_the_operator_goes_through_inductor() -> None:
     problem = random_problem(SHAPES, 2, 9, 3, 8, 2, torch.float32)
 

@@ -15,15 +15,11 @@ import torch
 
 from ddetr_lab.attention import sampling_locations
 from ddetr_lab.ops import ms_deform_attn
-from ddetr_lab.ops.build import BuildError, _compiler
+from ddetr_lab.ops.build import _compiler
+from tests.conftest import compiler_version
 from tests.ops.cuda_emulation import emulator as emulation
 
-try:
-    COMPILER: str | None = subprocess.run(
-        [*_compiler(), "--version"], capture_output=True, text=True, check=False
-    ).stdout
-except BuildError:
-    COMPILER = None
+COMPILER = compiler_version()
 pytestmark = pytest.mark.skipif(
     not COMPILER or sys.platform != "linux", reason="the emulation needs a C++ compiler and Linux"
 )
