@@ -70,31 +70,54 @@ inline void spread_gradient(const HeadMap<T>& map, Real* grad_map, const Samples
   }
 }
 
+// Converts one query's gradient, and says whether it is finite.
+template <typename Real, typename Out>
+inline bool load_gradient(const Out* from, int64_t channels, Real* gradient) {
+  Real difference = 0;  // x - x, 0 or NaN
+  for (int64_t d = 0; d < channels; ++d)
+    gradient[d] = load(from[d]);
+  for (int64_t d = 0; d < channels; ++d)
+    difference += gradient[d] - gradient[d];
+  return difference == Real(0);
+}
+
+// All queries of a head. With a `far` map several at a time, as in the forward pass; near ones gain nothing by that.
 template <template <typename> class Source, typename T, typename Real, typename Out>
 inline void backward_queries(const Problem& problem, const Inputs& inputs, const HeadMap<T>& map, int64_t batch,
-                             int64_t head, const Out* grad_output, Real* grad_map, Scratch scratch) {
+                             int64_t head, bool far, const Out* grad_output, Real* grad_map, Scratch scratch) {
   const int64_t channels = problem.channels;
   const Source<Real> source(problem, inputs, problem.heads);
-  const Samples<Real> samples(problem, scratch);
-  Real* gradient = scratch.take<Real>(channels);
-  for (int64_t query = 0; query < problem.queries; ++query) {
-    const int64_t item = (batch * problem.queries + query) * problem.heads + head;
-    source.read(batch, query, head, item, samples);
-    const Out* from = grad_output + item * channels;
-    fetch_ahead<false>(from, channels, problem.heads);
-    Real difference = 0;  // x - x, 0 or NaN
-    for (int64_t d = 0; d < channels; ++d)
-      gradient[d] = load(from[d]);
-    for (int64_t d = 0; d < channels; ++d)
-      difference += gradient[d] - gradient[d];
-    const Located located = locate_samples(samples, map.finite && difference == Real(0));
-    for (Real* gain : samples.gain) {
-      for (int64_t i = 0; i < samples.count; ++i)
-        gain[i] = 0;
+  const SampleGroup<Real> group(problem, scratch);
+  Real* gradients[kGroup];
+  for (Real*& gradient : gradients)
+    gradient = scratch.take<Real>(channels);
+  Located located[kGroup];
+  const int64_t together = far ? kGroup : 1;
+  for (int64_t first = 0; first < problem.queries; first += together) {
+    const int64_t count = problem.queries - first < together ? problem.queries - first : together;
+    const auto item = [&](int64_t i) { return (batch * problem.queries + first + i) * problem.heads + head; };
+    for (int64_t i = 0; i < count; ++i) {
+      const Samples<Real>& samples = group.of[i];
+      source.read(batch, first + i, head, item(i), samples);
+      const Out* from = grad_output + item(i) * channels;
+      fetch_ahead<false>(from, channels, problem.heads);
+      const bool finite = load_gradient(from, channels, gradients[i]);
+      located[i] = locate_samples(samples, map.finite && finite);
+      if (far) {
+        fetch_cells(map, samples, located[i].count);
+        fetch_cells(HeadMap<Real>{grad_map, channels, false}, samples, located[i].count);
+      }
+      for (Real* gain : samples.gain) {
+        for (int64_t sample = 0; sample < samples.count; ++sample)
+          gain[sample] = 0;
+      }
     }
-    spread_gradient(map, grad_map, samples, located, channels, gradient);
-    differentiate_samples(samples);
-    source.write(batch, query, head, item, samples);
+    for (int64_t i = 0; i < count; ++i)
+      spread_gradient(map, grad_map, group.of[i], located[i], channels, gradients[i]);
+    for (int64_t i = 0; i < count; ++i) {
+      differentiate_samples(group.of[i]);
+      source.write(batch, first + i, head, item(i), group.of[i]);
+    }
   }
 }
 
@@ -138,10 +161,10 @@ void backward_units(const Problem& problem, const Work& work, const Maps& value,
       grad_map[i] = 0;
     if (work.packed) {
       const HeadMap<Real> map = pack(problem, data, value.token_stride, packed);
-      backward_queries<Source>(problem, inputs, map, batch, head, incoming, grad_map, scratch);
+      backward_queries<Source>(problem, inputs, map, batch, head, !work.packed, incoming, grad_map, scratch);
     } else {
       const HeadMap<T> map{data, value.token_stride, false};
-      backward_queries<Source>(problem, inputs, map, batch, head, incoming, grad_map, scratch);
+      backward_queries<Source>(problem, inputs, map, batch, head, !work.packed, incoming, grad_map, scratch);
     }
     T* to = static_cast<T*>(grad_value) + (batch * problem.tokens * problem.heads + head) * problem.channels;
     unpack(problem, grad_map, to, !work.packed);

@@ -1,4 +1,4 @@
-// The forward pass of one head: each query's samples, summed over channels that stay in registers.
+// The forward pass: each query's samples, summed over channels that stay in registers.
 
 #pragma once
 
@@ -57,6 +57,7 @@ inline void sum_block(const HeadMap<T>& map, const Samples<Real>& samples, int64
         sums[corner % kTurns][v] += weight * load_vector(cell + v * kLanes<Real>);
     }
   }
+#pragma GCC unroll 4
   for (int v = 0; v < vectors; ++v) {
     Vector<Real> total = sums[0][v] + sums[1][v];
     if constexpr (kTurns == 4)
@@ -89,20 +90,62 @@ inline void sum_samples(const HeadMap<T>& map, const Samples<Real>& samples, int
   }
 }
 
-// What one query reads through one head.
+// A query that looks through a head.
+template <typename T>
+struct Reader {
+  int64_t query, head;
+  HeadMap<T> map;
+};
+
+// Asks for the first two lines of each cell that will soon be read: all of 32 floats. They go to the second cache; the
+// first one can wait for few lines at a time, and reading needs those places.
+template <typename T, typename Real>
+inline void fetch_cells(const HeadMap<T>& map, const Samples<Real>& samples, int64_t located) {
+  for (int64_t i = 0; i < located; ++i) {
+    for (int corner = 0; corner < 4; ++corner) {
+      const T* cell = map.data + samples.cell[corner][i] * map.stride;
+      __builtin_prefetch(cell, 0, 2);
+      __builtin_prefetch(reinterpret_cast<const char*>(cell) + kCacheLine, 0, 2);
+    }
+  }
+}
+
+// What up to kGroup readers read. All are located before any is summed: finding one's samples is a chain of operations
+// that wait for each other, and the processor works on the next chain meanwhile. The cells of `far` maps, which no
+// cache holds whole, are on their way by then.
 template <typename Source, typename T, typename Real, typename Out>
-inline void forward_query(const Problem& problem, const Source& source, const HeadMap<T>& map,
-                          const Samples<Real>& samples, int64_t batch, int64_t query, int64_t head, Real* result,
-                          Out* output) {
-  const int64_t item = (batch * problem.queries + query) * problem.heads + head;
-  source.read(batch, query, head, item, samples);
-  const Located located = locate_samples(samples, map.finite);
-  sum_samples(map, samples, located.count, problem.channels, result);
-  const Real poison = located.finite ? Real(0) : static_cast<Real>(__builtin_nan(""));
-  Out* to = output + item * problem.channels;
-  fetch_ahead<true>(to, problem.channels, source.step);
-  for (int64_t d = 0; d < problem.channels; ++d)
-    store(result[d] + poison, to[d]);
+inline void forward_group(const Problem& problem, const Source& source, const Reader<T>* readers, int64_t count,
+                          bool far, const Samples<Real>* samples, int64_t batch, Real* result, Out* output) {
+  const int64_t channels = problem.channels;
+  Located located[kGroup];
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t query = readers[i].query, head = readers[i].head;
+    source.read(batch, query, head, (batch * problem.queries + query) * problem.heads + head, samples[i]);
+    located[i] = locate_samples(samples[i], readers[i].map.finite);
+    if (far)
+      fetch_cells(readers[i].map, samples[i], located[i].count);
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t item = (batch * problem.queries + readers[i].query) * problem.heads + readers[i].head;
+    sum_samples(readers[i].map, samples[i], located[i].count, channels, result);
+    const Real poison = located[i].finite ? Real(0) : static_cast<Real>(__builtin_nan(""));
+    Out* to = output + item * channels;
+    fetch_ahead<true>(to, channels, source.step);
+    for (int64_t d = 0; d < channels; ++d)
+      store(result[d] + poison, to[d]);
+  }
+}
+
+// Calls `run(readers, count)` for all of `total` readers, the i-th of which is `reader(i)`, in groups.
+template <typename T, typename MakeReader, typename Run>
+inline void in_groups(int64_t total, const MakeReader& reader, const Run& run) {
+  Reader<T> readers[kGroup];
+  for (int64_t first = 0; first < total; first += kGroup) {
+    const int64_t count = total - first < kGroup ? total - first : kGroup;
+    for (int64_t i = 0; i < count; ++i)
+      readers[i] = reader(first + i);
+    run(readers, count);
+  }
 }
 
 // Packed: query after query of one head, for its map is in the cache. Else head after head of one query: the heads look
@@ -113,11 +156,11 @@ void forward_units(const Problem& problem, const Work& work, const Maps& value, 
   using Real = typename Accumulator<T>::type;
   Scratch scratch(memory);
   Real* packed = work.packed ? scratch.take<Real>(problem.tokens * problem.channels) : nullptr;
-  const Source<Real> source(problem, inputs, work.packed ? problem.heads : 1);
-  const Samples<Real> samples(problem, scratch);
+  const int64_t heads = problem.heads, sets = work.packed ? heads : 1;  // of heads, which units do one of
+  const Source<Real> source(problem, inputs, sets);
+  const SampleGroup<Real> samples(problem, scratch);
   Real* result = scratch.take<Real>(problem.channels);
   T* const out = static_cast<T*>(output);
-  const int64_t sets = work.packed ? problem.heads : 1;  // of heads, which units do one of
   HeadMap<Real> map{};
   int64_t packed_head = -1;
   for (int64_t unit = begin; unit < end; ++unit) {
@@ -125,19 +168,22 @@ void forward_units(const Problem& problem, const Work& work, const Maps& value, 
     const int64_t batch = pair / sets, head = pair % sets;
     const int64_t first = problem.queries * part / work.parts, last = problem.queries * (part + 1) / work.parts;
     const T* data = static_cast<const T*>(value.data) + batch * value.batch_stride + head * value.head_stride;
+    const auto run = [&](const auto* readers, int64_t count) {
+      forward_group(problem, source, readers, count, !work.packed, samples.of, batch, result, out);
+    };
     if (work.packed) {
       if (packed_head != pair)
         map = pack(problem, data, value.token_stride, packed);
       packed_head = pair;
-      for (int64_t query = first; query < last; ++query)
-        forward_query(problem, source, map, samples, batch, query, head, result, out);
-      continue;
-    }
-    for (int64_t query = first; query < last; ++query) {
-      for (int64_t one = 0; one < problem.heads; ++one) {
-        const HeadMap<T> its{data + one * value.head_stride, value.token_stride, false};
-        forward_query(problem, source, its, samples, batch, query, one, result, out);
-      }
+      in_groups<Real>(last - first, [&](int64_t i) { return Reader<Real>{first + i, head, map}; }, run);
+    } else {
+      in_groups<T>((last - first) * heads,
+                   [&](int64_t i) {
+                     const int64_t one = i % heads;
+                     return Reader<T>{
+                         first + i / heads, one, {data + one * value.head_stride, value.token_stride, false}};
+                   },
+                   run);
     }
   }
 }

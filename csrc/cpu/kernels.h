@@ -9,6 +9,7 @@
 namespace ddetr {
 
 constexpr int64_t kCacheLine = 64;  // bytes
+constexpr int64_t kGroup = 4;       // queries or heads whose samples are located together
 
 // A (B, S, M, D) tensor whose channels are neighbours; strides count elements.
 struct Maps {

@@ -28,9 +28,9 @@ Work plan_work(const Problem& problem, int64_t threads) {
 int64_t scratch_bytes(const Problem& problem, const Work& work, Element element, bool backward) {
   const int64_t real = element == Element::Float64 ? 8 : 4;
   const int64_t map = rounded(problem.tokens * problem.channels * real);
-  const int64_t samples = kArrays * rounded(problem.levels * problem.points * real);
+  const int64_t samples = kGroup * kArrays * rounded(problem.levels * problem.points * real);
   const int64_t maps = (work.packed ? 1 : 0) + (backward ? 1 : 0);
-  return maps * map + samples + rounded(problem.channels * real);
+  return maps * map + samples + (backward ? kGroup : 1) * rounded(problem.channels * real);
 }
 
 }  // namespace ddetr

@@ -84,6 +84,14 @@ struct Samples {
   }
 };
 
+// The arrays of as many queries and heads as are worked on together.
+template <typename Real>
+struct SampleGroup {
+  const Samples<Real> of[kGroup];
+  SampleGroup(const Problem& problem, Scratch& scratch)
+      : of{{problem, scratch}, {problem, scratch}, {problem, scratch}, {problem, scratch}} {}
+};
+
 template <typename Lanes, typename T>
 inline Lanes get(const T* array, int64_t index) {
   return load_as<Lanes>(array + index);
@@ -95,11 +103,15 @@ inline void set(T* array, int64_t index, const Lanes& lanes) {
 template <typename Truth>
 inline bool all_of(const Truth& truth) {
   const Truth wrong = truth == Truth{};
-  const unsigned char* bytes = reinterpret_cast<const unsigned char*>(&wrong);
-  unsigned char found = 0;
-  for (unsigned i = 0; i < sizeof wrong; ++i)
-    found |= bytes[i];
-  return !found;
+  if constexpr (sizeof wrong % sizeof(uint64_t) == 0) {
+    uint64_t words[sizeof wrong / sizeof(uint64_t)], found = 0;
+    std::memcpy(words, &wrong, sizeof wrong);
+    for (uint64_t word : words)
+      found |= word;
+    return !found;
+  } else {
+    return !wrong;
+  }
 }
 
 // The samples to read: their cells and weights come first and in order; `order` says which they were.

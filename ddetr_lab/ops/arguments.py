@@ -194,9 +194,9 @@ def level_sizes(spatial_shapes: Tensor | Sequence[tuple[int, int]]) -> list[tupl
     for level, pair in enumerate(given):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise TypeError(f"spatial_shapes[{level}] = {pair!r}, expected a pair (H, W)")
-        height, width = (
-            size if type(size) is int or isinstance(size, torch.SymInt) else _whole(size, level) for size in pair
-        )
+        height, width = pair
+        if type(height) is not int or type(width) is not int:
+            height, width = _whole(height, level), _whole(width, level)
         if height <= 0 or width <= 0:
             raise ValueError(
                 f"spatial_shapes[{level}] = ({height}, {width}), expected positive sizes: leave out an empty level"
@@ -210,8 +210,10 @@ def level_sizes(spatial_shapes: Tensor | Sequence[tuple[int, int]]) -> list[tupl
     return pairs
 
 
-def _whole(size: Any, level: int) -> int:
-    """Read a whole number of another library (NumPy's, say) that Python does not call int."""
+def _whole(size: Any, level: int) -> Any:
+    """Read a whole number that may be another library's (NumPy's, say), or a symbol while a graph is traced."""
+    if isinstance(size, torch.SymInt):
+        return size
     if not isinstance(size, (bool, Tensor)) and hasattr(size, "__index__"):
         return operator.index(size)
     raise TypeError(
