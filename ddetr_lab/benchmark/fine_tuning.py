@@ -43,15 +43,18 @@ __all__ = [
 SCHEMA = 1
 SITES = ("OSBS", "SOAP")
 _IMAGENET = {"weights": "", "backbone_weights": "efficientnet_lite0"}
-# Trial: (in words, settings of [model], settings of [data]) that differ from recipe ``trees``.
-TRIALS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    "digits": ("from the shipped digits, as the recipe has it", {}, {}),
-    "imagenet": ("from ImageNet's backbone alone, all else fresh", _IMAGENET, {}),
-    "backbone-frozen": ("from the digits, backbone frozen", {"frozen": ("model.backbone",)}, {}),
-    "heads-only": ("from the digits, only the heads train", {"frozen": ("model",)}, {}),
-    "aerial": ("from the digits, tiles also turned and in other colours", {}, {"transform": "aerial"}),
-    "32-tiles": ("from the digits, the first 32 tiles only", {}, {"pictures": 32}),
-    "8-tiles": ("from the digits, the first 8 tiles only", {}, {"pictures": 8}),
+_AVERAGED = {"ema_decay": 0.998, "weight_decay": 0.05}
+# Trial: (in words, settings that differ from recipe ``trees`` by section).
+TRIALS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
+    "digits": ("from the shipped digits, as the recipe has it", {}),
+    "imagenet": ("from ImageNet's backbone alone, all else fresh", {"model": _IMAGENET}),
+    "averaged": ("from the digits, weights averaged, and decayed 500 times as much", {"optimization": _AVERAGED}),
+    "averaged-imagenet": ("both of these", {"model": _IMAGENET, "optimization": _AVERAGED}),
+    "backbone-frozen": ("from the digits, backbone frozen", {"model": {"frozen": ("model.backbone",)}}),
+    "heads-only": ("from the digits, only the heads train", {"model": {"frozen": ("model",)}}),
+    "aerial": ("from the digits, tiles also turned and in other colours", {"data": {"transform": "aerial"}}),
+    "32-tiles": ("from the digits, the first 32 tiles only", {"data": {"pictures": 32}}),
+    "8-tiles": ("from the digits, the first 8 tiles only", {"data": {"pictures": 8}}),
 }
 
 
@@ -107,16 +110,15 @@ def trial_recipe(trial: str, points: int = 0, steps: int | None = None, minutes:
     """
     if trial not in TRIALS:
         raise ValueError(f"trial = {trial!r}, expected one of {', '.join(TRIALS)}")
-    _, model, data = TRIALS[trial]
     recipe = load_recipe("trees")
+    changed = {
+        section: dataclasses.replace(getattr(recipe, section), **settings)
+        for section, settings in TRIALS[trial][1].items()
+    }
     every_minutes = minutes / points if minutes and points else 0.0
     every_steps = max(1, (steps or recipe.optimization.steps) // points) if points and not minutes else 0
-    return dataclasses.replace(
-        recipe,
-        model=dataclasses.replace(recipe.model, **model),
-        data=dataclasses.replace(recipe.data, **data),
-        evaluation=dataclasses.replace(recipe.evaluation, every_minutes=every_minutes, every_steps=every_steps),
-    )
+    scored = dataclasses.replace(recipe.evaluation, every_minutes=every_minutes, every_steps=every_steps)
+    return dataclasses.replace(recipe, **changed, evaluation=scored)
 
 
 def run_trial(

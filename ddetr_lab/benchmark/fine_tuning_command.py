@@ -14,7 +14,17 @@ __all__ = ["NAME", "add_fine_tuning_arguments", "run_fine_tuning"]
 
 NAME = "fine-tuning"
 HELP = "crowns of trees: from digits or from ImageNet, with parts frozen, with fewer tiles"
-TRIALS = ("digits", "imagenet", "backbone-frozen", "heads-only", "aerial", "32-tiles", "8-tiles")
+TRIALS = (
+    "digits",
+    "imagenet",
+    "averaged",
+    "averaged-imagenet",
+    "backbone-frozen",
+    "heads-only",
+    "aerial",
+    "32-tiles",
+    "8-tiles",
+)
 MINUTES, POINTS = 5.0, 5
 
 
