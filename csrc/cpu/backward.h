@@ -161,10 +161,10 @@ void backward_units(const Problem& problem, const Work& work, const Maps& value,
       grad_map[i] = 0;
     if (work.packed) {
       const HeadMap<Real> map = pack(problem, data, value.token_stride, packed);
-      backward_queries<Source>(problem, inputs, map, batch, head, !work.packed, incoming, grad_map, scratch);
+      backward_queries<Source>(problem, inputs, map, batch, head, false, incoming, grad_map, scratch);
     } else {
       const HeadMap<T> map{data, value.token_stride, false};
-      backward_queries<Source>(problem, inputs, map, batch, head, !work.packed, incoming, grad_map, scratch);
+      backward_queries<Source>(problem, inputs, map, batch, head, true, incoming, grad_map, scratch);
     }
     T* to = static_cast<T*>(grad_value) + (batch * problem.tokens * problem.heads + head) * problem.channels;
     unpack(problem, grad_map, to, !work.packed);

@@ -54,8 +54,8 @@ class Block {
   void* start_ = nullptr;
 };
 
-// Given back to the system, pages would have to be mapped and cleared again in the next call, which takes longer than a
-// decoder's kernel: a thread keeps its largest block so far, up to `kKept`.
+// Given back to the system, pages would have to be mapped and cleared again in the next call: a thread keeps its
+// largest block so far, up to `kKept`.
 class ThreadMemory {
  public:
   explicit ThreadMemory(int64_t bytes) {

@@ -49,7 +49,10 @@ TRIALS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     "digits": ("from the shipped digits, as the recipe has it", {}),
     "imagenet": ("from ImageNet's backbone alone, all else fresh", {"model": _IMAGENET}),
     "averaged": ("from the digits, weights averaged, and decayed 500 times as much", {"optimization": _AVERAGED}),
-    "averaged-imagenet": ("both of these", {"model": _IMAGENET, "optimization": _AVERAGED}),
+    "averaged-imagenet": (
+        "from ImageNet's backbone alone, weights averaged and decayed in that way",
+        {"model": _IMAGENET, "optimization": _AVERAGED},
+    ),
     "backbone-frozen": ("from the digits, backbone frozen", {"model": {"frozen": ("model.backbone",)}}),
     "heads-only": ("from the digits, only the heads train", {"model": {"frozen": ("model",)}}),
     "aerial": ("from the digits, tiles also turned and in other colours", {"data": {"transform": "aerial"}}),
