@@ -5,13 +5,17 @@ Used in chapter 9.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from ddetr_lab.benchmark.machine import last_level_cache
 from ddetr_lab.benchmark.report import Work
 from ddetr_lab.benchmark.timing import Contender, measure
 
-__all__ = ["CEILINGS", "count_work", "measure_ceilings", "shares"]
+__all__ = ["CEILINGS", "count_network_work", "count_work", "measure_ceilings", "shares"]
 
 # Key in a report: (what it is, unit, factor from the unit to the stored number)
 CEILINGS = {
@@ -111,16 +115,30 @@ def count_work(
     return Work(memory, corners * element * (1 + 1 + 2), 2 * corners * 3)
 
 
+def count_network_work(call: Callable[[], Any]) -> Work:
+    """Count the operations of a network's matrix products and convolutions, with PyTorch's own counter.
+
+    All else that a detector does, deformable attention included, comes to some percent of them. Bytes are not counted:
+    how often a map must go through memory is a matter of how layers are fused.
+
+    Args:
+        call: one forward pass, or one training step; it runs once.
+    """
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return Work(flops=counter.get_total_flops())
+
+
 def shares(work: Work, seconds: float, ceilings: dict[str, float]) -> dict[str, float]:
     """Return which share of each ceiling a time reaches: 1 would be the ceiling itself.
 
     Returns:
-        Shares by the keys of ``CEILINGS``. That of the cache can exceed 1: neighbouring queries share corners, which
-        then come from a cache closer than the one that was measured.
+        Shares by the keys of ``CEILINGS``, of what was counted. That of the cache can exceed 1: neighbouring queries
+        share corners, which then come from a cache closer than the one that was measured.
     """
     amounts = {
         "memory_bytes_per_second": work.memory_bytes,
         "cache_bytes_per_second": work.gathered_bytes,
         "flops_per_second": work.flops,
     }
-    return {key: amounts[key] / seconds / ceilings[key] for key in CEILINGS if ceilings.get(key)}
+    return {key: amounts[key] / seconds / ceilings[key] for key in CEILINGS if amounts[key] and ceilings.get(key)}

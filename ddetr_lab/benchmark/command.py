@@ -30,6 +30,7 @@ BENCHMARKS = {
     "processor": ("one 640 x 480 picture to the network's 1066 x 800 pixels", 25, False),
     "evaluate": ("COCO's twelve numbers of 500 pictures", 3, False),
 }
+COUNTED = ("op", "model", "train-step")  # whose work is counted, and set against the machine's ceilings
 QUICK_REPEATS = 3
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
@@ -147,7 +148,7 @@ def _measured(
         versions=describe_versions([*against, "torchvision", "timm", "pillow"]),
         settings={"repeats": repeats, "quick": arguments.quick, "device": device},
         cases=(),
-        ceilings=measure_ceilings(repeats, device, 1 / 16 if arguments.quick else 1.0) if name == "op" else {},
+        ceilings=measure_ceilings(repeats, device, 1 / 16 if arguments.quick else 1.0) if name in COUNTED else {},
         notes=(f"{missing}.",) if missing else (),
     )
     report(f"{head.date}  {machine.get('gpu', machine['cpu'])}, {machine['threads']} threads, {repeats} samples each")

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ddetr_lab.benchmark import peers
+from ddetr_lab.benchmark.ceilings import count_network_work
 from ddetr_lab.benchmark.contest import Plan, Rules, compete
 from ddetr_lab.benchmark.detectors import FULL, QUICK, build_detector, make_pictures
 from ddetr_lab.benchmark.report import Case
@@ -43,7 +44,9 @@ def model_cases(plan: Plan) -> list[Case]:
         contenders.append(_entry("ours (grid_sample)", slow.to(plan.device), inputs, trusted=True))
     weights = sum(weight.numel() for weight in ours.parameters())
     what = f"{dict(sizes.fields)['backbone']}, one picture of {height} x {width}, {weights / 1e6:.1f} million weights"
-    case = compete("one picture", what, contenders, Rules(plan.rounds, TOLERANCE, device=plan.device))
+    rules = Rules(plan.rounds, TOLERANCE, device=plan.device)
+    work = count_network_work(lambda: ours(**inputs))  # gradients on, since PyTorch's counter stands no inference mode
+    case = compete("one picture", what, contenders, rules, work=work)
     plan.report(case)
     return [case]
 

@@ -20,7 +20,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Work:
-    """What a case has to do at least, counted by formula.
+    """What a case has to do at least; 0 stands for what was not counted.
 
     Attributes:
         memory_bytes: every input read once and every output written once.
@@ -28,9 +28,9 @@ class Work:
         flops: multiplications and additions on channels; index arithmetic is left out.
     """
 
-    memory_bytes: int
-    gathered_bytes: int
-    flops: int
+    memory_bytes: int = 0
+    gathered_bytes: int = 0
+    flops: int = 0
 
 
 @dataclass(frozen=True)

@@ -57,10 +57,13 @@ def share_line(report: Report, case: Case) -> str:
     found = shares(case.work, first.median, report.ceilings)
     parts = [f"{share:.1%} of the {CEILINGS[key][0]}" for key, share in found.items()]
     work = case.work
-    return (
-        f"at least {work.memory_bytes / 2**20:.0f} MiB to move, {work.gathered_bytes / 2**20:.0f} MiB to gather, "
-        f"{work.flops / 1e9:.2g} G operations: ours reaches {', '.join(parts)}"
+    counts = (
+        (work.memory_bytes, f"{work.memory_bytes / 2**20:.0f} MiB to move"),
+        (work.gathered_bytes, f"{work.gathered_bytes / 2**20:.0f} MiB to gather"),
+        (work.flops, f"{work.flops / 1e9:.{2 if work.flops < 1e11 else 3}g} G operations"),
     )
+    told = ", ".join(words for count, words in counts if count)
+    return f"at least {told}: ours reaches {', '.join(parts)}"
 
 
 def ceiling_rows(report: Report) -> list[tuple[str, str]]:

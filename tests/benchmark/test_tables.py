@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from ddetr_lab.benchmark.report import Work
 from ddetr_lab.benchmark.tables import (
     HEADINGS,
     case_rows,
@@ -49,6 +50,8 @@ def test_shares_of_the_ceilings_are_told_where_work_was_counted() -> None:
     line = share_line(report, report.cases[0])
     assert "5.2% of the memory bandwidth" in line  # 1 MiB in 2 ms at 10 GB/s
     assert "50.0% of the multiply-add rate" in line  # 0.1 G in 2 ms at 100 G/s
+    alone = share_line(report, dataclasses.replace(report.cases[0], work=Work(flops=10**8)))
+    assert alone == "at least 0.1 G operations: ours reaches 50.0% of the multiply-add rate"
     assert share_line(report, dataclasses.replace(report.cases[0], work=None)) == ""
     assert share_line(a_report(ceilings={}), report.cases[0]) == ""
 
