@@ -258,6 +258,10 @@ def _as_backbone_config(value: Any) -> ResNetConfig | None:
     return ResNetConfig.from_dict(fields)
 
 
+# Class, L1 and overlap weigh 2 : 5 : 2 in the authors' code, in the matching and in the loss. The class loss itself
+# always counts 1 here, so the others are halved: AdamW sees ratios only.
+_AUTHORS_BALANCE = {"class_cost": 2, "bbox_loss_coefficient": 2.5, "giou_loss_coefficient": 1}
+
 _DIGITS = {
     "backbone": "tf_efficientnet_lite0",
     "use_pretrained_backbone": False,  # the trainer takes the ImageNet weights from a package: no network
@@ -270,19 +274,15 @@ _DIGITS = {
     "dropout": 0.0,
     "with_box_refine": True,
     "auxiliary_loss": True,
-    # Class, L1 and overlap weigh 2 : 5 : 2, as in the authors' code. The class loss itself always counts 1 here, and
-    # AdamW sees ratios only.
-    "class_cost": 2,
-    "bbox_loss_coefficient": 2.5,
-    "giou_loss_coefficient": 1,
+    **_AUTHORS_BALANCE,
     "id2label": {digit: str(digit) for digit in range(10)},
 }
 
 # Name -> the fields in which it differs from the defaults.
 PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "paper-refine": {"with_box_refine": True},
-    "paper-two-stage": {"with_box_refine": True, "two_stage": True},
+    "paper": _AUTHORS_BALANCE,
+    "paper-refine": {**_AUTHORS_BALANCE, "with_box_refine": True},
+    "paper-two-stage": {**_AUTHORS_BALANCE, "with_box_refine": True, "two_stage": True},
     "digits": _DIGITS,
 }
 

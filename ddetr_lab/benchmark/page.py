@@ -45,7 +45,12 @@ COLUMNS = """\
 *times ours*: how many times as long a contender takes as the first row of its table. *peak memory*: by how much one
 call raises the memory in use at its highest point, results included; on a CPU that is the process's resident memory.
 *difference*: the largest one from the numbers that stand under the table, as a share of each result's largest entry for
-the operator and for training steps, absolute elsewhere."""
+the operator and for training steps, absolute elsewhere.
+
+Below some tables stands how far ours is from the machine's limits. *To move* is each input read and each output
+written once, *to gather* each cell that a sample reads. What fits into the last cache need not come from memory in each
+call, so that a small case can exceed the memory's bandwidth; its ceiling is that of the cache. Of whole networks only
+the operations of matrix products and convolutions are counted."""
 
 
 def render_page(reports: Sequence[Report]) -> str:

@@ -198,6 +198,9 @@ def all_layers(answer: Answer) -> Passed:
             references = boxes[-1].detach() if detach else boxes[-1]
         return torch.stack(boxes)
 
+    def only_the_last_learns(offsets: Tensor, references: Tensor) -> Tensor:
+        return chained(torch.cat((offsets[:-1].detach(), offsets[-1:])), references)
+
     def from_the_start(offsets: Tensor, references: Tensor) -> Tensor:
         return torch.stack([refine_boxes(of_layer, references) for of_layer in offsets])
 
@@ -219,12 +222,16 @@ def all_layers(answer: Answer) -> Passed:
     mistakes = [
         Mistake(
             _with_slope(lambda offsets, references: chained(offsets, references, detach=False)),
-            "the boxes are right, but the last layer's loss reaches the offsets of earlier layers through the "
+            "the boxes are right, but a layer's loss reaches the offsets of earlier layers through the "
             "references: what is handed on as the next reference must be detached.",
         ),
         Mistake(
             _with_slope(lambda offsets, references: chained(offsets, references).detach()),
             "the boxes are right, but nothing can learn: detach the reference that is handed on, not the prediction.",
+        ),
+        Mistake(
+            _with_slope(only_the_last_learns),
+            "the boxes are right, but the offsets of earlier layers were detached: each learns from its own boxes.",
         ),
         Mistake(
             _with_slope(from_the_start),
@@ -252,12 +259,12 @@ def all_layers(answer: Answer) -> Passed:
         cases,
         mistakes,
         name="all_layers",
-        parts=("the boxes", "the gradient of the last layer's boxes by all offsets"),
+        parts=("the boxes", "the gradients of each layer's boxes by all offsets"),
     )
 
 
 def _with_slope(answer: Answer) -> Answer:
-    """Have a function return its boxes and the gradient of the last layer's by the offsets (zero where there is none).
+    """Have a function return its boxes, and the gradient of each layer's by all offsets (zero where there is none).
 
     What is no function, or returns no boxes, is handed on for the check to complain about.
     """
@@ -270,10 +277,12 @@ def _with_slope(answer: Answer) -> Answer:
         boxes = answer(offsets, references)
         if not isinstance(boxes, Tensor):
             return boxes
-        slope = None
-        if boxes.requires_grad:
-            (slope,) = torch.autograd.grad(boxes[-1].sum(), offsets, allow_unused=True)
-        return boxes.detach(), torch.zeros_like(offsets) if slope is None else slope
+        slopes = torch.zeros(len(boxes), *offsets.shape)
+        for own, of_layer in zip(slopes, boxes, strict=True):
+            if of_layer.requires_grad:
+                (slope,) = torch.autograd.grad(of_layer.sum(), offsets, retain_graph=True, allow_unused=True)
+                own.copy_(torch.zeros_like(offsets) if slope is None else slope)
+        return boxes.detach(), slopes
 
     return sloped
 

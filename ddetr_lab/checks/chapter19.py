@@ -143,6 +143,10 @@ def names_shift(answer: Answer) -> Passed:
     def reference(counts: Tensor) -> Tensor:
         return best(counts[:-1, :-1])
 
+    def by_majority(counts: Tensor) -> Tensor:
+        names = counts[:-1, :-1]
+        return (names.argmax(dim=1) - torch.arange(len(names))).mode().values
+
     mistakes = [
         Mistake(
             lambda counts: -reference(counts),
@@ -157,6 +161,7 @@ def names_shift(answer: Answer) -> Passed:
             lambda counts: reference(counts) + len(counts) - 2,
             "this is the place in a list of shifts, not the shift itself: the list begins at 1 - K.",
         ),
+        Mistake(by_majority, "each class has one vote here, however many objects it has: count objects."),
         Mistake(
             lambda counts: torch.tensor(0),
             "the diagonal is not the fullest: look at those beside it too.",
@@ -166,7 +171,10 @@ def names_shift(answer: Answer) -> Passed:
 
 
 def _confusions() -> Iterator[tuple[Tensor]]:
-    """Yield a table whose corner tempts to go round, then a shift up and one down; the background is crowded."""
+    """Yield a table whose corner tempts to go round, a shift up and one down, and one of few classes but many objects.
+
+    In all but the last the background is crowded.
+    """
     rng = generator(193)
     for shift in (0, 1, -2):
         classes = random_integer(rng, 5, 8)
@@ -181,6 +189,9 @@ def _confusions() -> Iterator[tuple[Tensor]]:
         counts[classes, :classes] += 30
         counts[classes - 1, classes] += 300
         yield (counts,)
+    counts = torch.diag(torch.full((7,), 20))
+    counts[:2, :3] = torch.tensor([[0, 90, 0], [0, 0, 90]])  # of seven names two are shifted, those of most objects
+    yield (counts,)
 
 
 def frozen_names(answer: Answer) -> Passed:

@@ -60,7 +60,7 @@ def plot_curves(folders: str | Path | Sequence[str | Path]) -> Figure:
             ax.set(title=title, xlabel="step")
         axes[0].set_yscale("log")
         axes[2].set_yscale("log")
-        axes[3].set_ylim(0, 1)
+        axes[3].set(xlim=axes[0].get_xlim(), ylim=(0, 1))
         if len(runs) > 1:
             axes[0].legend()
     return figure
@@ -100,7 +100,7 @@ def _parts(ax: Axes, lines: list[dict[str, Any]], colour: str | None) -> None:
             linestyle=("-", "--", ":")[number],
             label=name,
         )
-    if colour is None:
+    if not ax.get_legend():
         ax.legend()
 
 
@@ -110,8 +110,8 @@ def _rates(ax: Axes, lines: list[dict[str, Any]], colour: str) -> None:
 
 
 def _scores(ax: Axes, scores: list[dict[str, Any]], colour: str) -> None:
-    for key, style in (("ap", "-"), ("ap50", "--")):
+    for key, style, marker in (("ap", "-", "o"), ("ap50", "--", "^")):
         steps, values = _column(scores, key)
-        ax.plot(steps, values, color=colour, linestyle=style, marker="o", markersize=3, label=key.upper())
+        ax.plot(steps, values, color=colour, linestyle=style, marker=marker, markersize=5, label=key.upper())
     if not ax.get_legend():
         ax.legend()

@@ -28,7 +28,7 @@ starts, such as a compiler.
 
 {table}
 
-Reading time counts {speeds} a minute, and is rounded to five minutes.
+Reading time counts {speeds} a minute; the chapters themselves state it rounded to five minutes.
 
 ## Beside other books
 

@@ -114,6 +114,7 @@ WRONG: list[tuple[Answer, Answer, str]] = [
     (chapter01.boxes_to_pixels, lambda b, h, w: good_pixels(b, h, w)[None], "another arrangement"),
     (chapter01.keep_confident, keep(lambda x: x.softmax(-1)), "a softmax"),
     (chapter01.keep_confident, keep(lambda x: x), "compared with the logits"),
+    (chapter01.keep_confident, lambda z, threshold: good_keep(z, 0.5), "not used"),
     (chapter01.keep_confident, keep(torch.sigmoid, strictly=False), "strictly above"),
     (chapter01.keep_confident, keep(torch.sigmoid, divisor=0), "divide by K"),
     (chapter01.keep_confident, best_label_only, "Rank all"),

@@ -85,6 +85,13 @@ def freezer(
     return freeze
 
 
+def deaf_to_train(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+            module.train = lambda mode=True, norm=module: norm  # type: ignore[method-assign, assignment, misc]
+
+
 def only_evaluation(module: nn.Module) -> None:
     module.eval()
 
@@ -118,6 +125,7 @@ WRONG: list[tuple[Answer, Answer, str]] = [
     (chapter03.grouped, interleaved, "neighbouring channels"),
     (chapter03.grouped, lambda x, g, e: good_groups(x, g, 0.0), "eps plays no part"),
     (chapter03.freeze, only_evaluation, "lasts until the next train"),
+    (chapter03.freeze, deaf_to_train, "lasts until the next train"),
     (chapter03.freeze, freezer(deep=False), "go down into its children"),
     (chapter03.freeze, freezer(deep=False, eps=False), "right below the network were replaced, and those"),
     (chapter03.freeze, freezer(act=False), "hand child.act over"),

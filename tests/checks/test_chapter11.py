@@ -156,6 +156,11 @@ WRONG: list[tuple[Answer, Answer, str]] = [
     (chapter11.refine, exponential, "multiplied by an exponential"),
     (chapter11.all_layers, lambda o, r: layers(o, r, hand_on=lambda x: x), "must be detached"),
     (chapter11.all_layers, lambda o, r: layers(o, r).detach(), "nothing can learn"),
+    (
+        chapter11.all_layers,
+        lambda o, r: layers(torch.cat([o[:-1].detach(), o[-1:]]), r),
+        "of earlier layers were detached",
+    ),
     (chapter11.all_layers, without_memory, "started from the first reference"),
     (chapter11.all_layers, lambda o, r: layers(o, r, twice=True), "applied twice"),
     (chapter11.all_layers, summed, "inverse-sigmoid space"),
