@@ -17,6 +17,7 @@ from ddetr_lab.benchmark import command as benchmark_command
 from ddetr_lab.classroom import command as classroom_command
 from ddetr_lab.data import command as data_command
 from ddetr_lab.diagnosis import command as diagnosis_command
+from ddetr_lab.files import check_writable
 from ddetr_lab.training import command as training_command
 
 __all__ = ["main"]
@@ -67,29 +68,37 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _number(text: str, kind: type[float] | type[int]) -> Any:
+    try:
+        return kind(text)
+    except ValueError as error:
+        expected = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}") from error
+
+
 def _probability(text: str) -> float:
-    value = float(text)
+    value: float = _number(text, float)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return value
 
 
 def _positive_float(text: str) -> float:
-    value = float(text)
+    value: float = _number(text, float)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
 
 
 def _positive_int(text: str) -> int:
-    value = int(text)
+    value: int = _number(text, int)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return value
 
 
 def _natural_int(text: str) -> int:
-    value = int(text)
+    value: int = _number(text, int)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")
     return value
@@ -143,6 +152,10 @@ def _detect(arguments: argparse.Namespace) -> int:
     from ddetr_lab.image_inputs import load_image
 
     picture = load_image(arguments.picture)
+    if arguments.out is not None:
+        check_writable(arguments.out, "--out")
+        if arguments.out.exists() and arguments.out.samefile(arguments.picture):
+            raise ValueError(f"--out {arguments.out} is the picture itself: name another file")
     found = detect_picture(picture, arguments.weights, arguments.threshold)
     if arguments.out is not None:
         from ddetr_lab.visualization import render_detections

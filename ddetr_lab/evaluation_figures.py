@@ -6,6 +6,7 @@ Built in chapter 15.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ _COLOURS = dict(zip(_MARKS, (OKABE_ITO[2], OKABE_ITO[5], OKABE_ITO[6], OKABE_ITO
 _MISSED = OKABE_ITO[1]
 LEGEND = "green: matched   ≠ confused   2× duplicate   ~ poorly localised   ? false positive   dashed blue: missed"
 WORST = 8
+_OF_A_REPORT = re.compile(r"worst(_\d{2,}_image_-?\d+)?\.png")
 _NUMBERS_UP_TO = 20  # classes; a matrix of more is drawn without its numbers
 
 
@@ -157,7 +159,7 @@ def write_report(
     """Write ``report.json``, ``confusion.png``, ``worst.png`` and the worst pictures one by one into a folder.
 
     Args:
-        folder: made if missing; ``worst_NN_image_ID.png`` of an earlier report are removed.
+        folder: made if missing; ``worst.png`` and ``worst_NN_image_ID.png`` of an earlier report are removed.
         dataset: what was evaluated.
         detections: from :func:`~ddetr_lab.evaluation.detect_dataset`.
         result: the scores.
@@ -172,8 +174,9 @@ def write_report(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob("worst*.png"):
-        left.unlink()
+    for left in folder.iterdir():
+        if _OF_A_REPORT.fullmatch(left.name):
+            left.unlink()
     truth = dataset.coco_ground_truth()
     known = [detection for detection in detections if detection["category_id"] in dataset.categories]
     reports = per_image_report(truth, known, score_threshold, overlap)

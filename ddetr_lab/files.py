@@ -5,6 +5,7 @@ Built in chapter 12.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -14,9 +15,11 @@ from typing import Any
 
 __all__ = [
     "HubOptions",
+    "check_writable",
     "find_file",
     "is_shipped",
     "locked",
+    "read_object",
     "shipped",
     "shipped_names",
     "write_atomically",
@@ -24,6 +27,9 @@ __all__ = [
 ]
 
 _WEIGHTS = Path(__file__).parent / "weights"
+
+# A configuration nests three deep; what nests deeper than this breaks whatever walks through it.
+_DEEPEST = 50
 
 # What `find_file` passes on to the hub client; a tuple so that callers can split their own keyword arguments by it.
 HubOptions: tuple[str, ...] = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
@@ -149,6 +155,64 @@ def _offline_advice(repository: str, filename: str) -> str:
         f"With a network: hf download {repository} --local-dir FOLDER, then from_pretrained('FOLDER'). "
         f"Without one: a folder, or a shipped model ({', '.join(shipped_names()) or 'none here'})"
     )
+
+
+def read_object(path: Path, kind: str) -> dict[str, Any]:
+    """Read a JSON file that holds one object.
+
+    Args:
+        path: of an existing file.
+        kind: what the file should be, for the message: "config".
+
+    Raises:
+        ValueError: if it is no JSON, no object, or nests deeper than any configuration does.
+    """
+    expected = f"{path} is no {kind}: expected a JSON object as save_pretrained writes it, got"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{expected} lists or objects too deep in each other to be read") from error
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are both one
+        raise ValueError(f"{expected} what is no JSON ({error})") from error
+    if not isinstance(content, dict):
+        kinds = {type(None): "null", bool: "true or false", str: "a string", list: "a list"}
+        raise ValueError(f"{expected} {kinds.get(type(content), 'a number')}")
+    if not _nests_at_most(_DEEPEST, content):
+        raise ValueError(f"{expected} lists or objects more than {_DEEPEST} deep in each other")
+    return content
+
+
+def _nests_at_most(levels: int, value: Any) -> bool:
+    if not isinstance(value, (dict, list)):
+        return True
+    children = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(_nests_at_most(levels - 1, child) for child in children)
+
+
+def check_writable(path: str | os.PathLike[str], option: str) -> None:
+    """Fail now if a file cannot be written, rather than when hours of work are to go into it.
+
+    Folders above it are made. A file that is there already stays as it is.
+
+    Args:
+        path: of the file.
+        option: that the path came with, for the message.
+
+    Raises:
+        OSError: if it cannot be written there.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = not path.exists()
+        with open(path, "ab"):
+            pass
+        if new:
+            path.unlink()
+    except OSError as error:
+        raise type(error)(
+            f"{option} {path} cannot be written ({error.strerror or error}): name one in a folder that you may write to"
+        ) from error
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:

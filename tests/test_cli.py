@@ -114,6 +114,44 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
     assert "usage: ddetr-lab" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["detect", "x.png", "--threshold", "half"], "'half' is not a number"),
+        (["train", "digits", "--minutes", "five"], "'five' is not a number"),
+        (["train", "digits", "--steps", "1.5"], "'1.5' is not a whole number"),
+    ],
+)
+def test_what_is_no_number_is_told_without_a_name_of_ours(arguments, told, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert told in capsys.readouterr().err
+
+
+def test_detect_never_writes_over_its_picture(photograph, capsys):
+    before = photograph.read_bytes()
+    assert main(["detect", str(photograph), "--out", str(photograph.parent / "." / photograph.name)]) == 1
+    assert "is the picture itself" in capsys.readouterr().err
+    assert photograph.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate", "digits", "--report"],
+        ["diagnose", "overfit", "--json"],
+        ["benchmark", "model", "--quick", "--json"],
+        ["benchmark", "learning", "--json"],
+    ],
+)
+def test_what_cannot_be_written_is_told_before_the_work(words, photograph, monkeypatch, capsys):
+    import torch
+
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: pytest.fail("the work began"))
+    assert main([*words, str(photograph / "below.json")]) == 1  # below a file, where nothing can be
+    assert f"{words[-1]} {photograph}" in capsys.readouterr().err
+
+
 def test_an_unusable_device_is_named(photograph, capsys):
     assert main(["evaluate", "digits", "--device", "cuda:77"]) == 1
     assert "--device cuda:77" in capsys.readouterr().err

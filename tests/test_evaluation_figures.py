@@ -84,11 +84,12 @@ def test_the_matrix_is_drawn_in_shares_with_its_numbers() -> None:
 
 def test_everything_is_written_and_an_earlier_report_goes(scenes: DigitScenes, tmp_path: Path) -> None:
     (tmp_path / "worst_99_image_7.png").touch()
+    (tmp_path / "worst_case_of_my_thesis.png").touch()
     found = [*answers(scenes), {"image_id": 1, "category_id": 77, "bbox": [0.0, 0.0, 9.0, 9.0], "score": 0.9}]
     result = score_dataset(scenes, found)
     lines = write_report(tmp_path, scenes, found, result, worst=2)
     reports = per_image_report(scenes.coco_ground_truth(), answers(scenes))
-    names = {"report.json", "confusion.png", "worst.png"}
+    names = {"report.json", "confusion.png", "worst.png", "worst_case_of_my_thesis.png"}
     names |= {f"worst_{number:02d}_image_{report.image_id}.png" for number, report in enumerate(reports[:2], 1)}
     assert {path.name for path in tmp_path.iterdir()} == names
     content = json.loads((tmp_path / "report.json").read_text())

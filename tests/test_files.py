@@ -8,7 +8,15 @@ import pytest
 from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from ddetr_lab import files
-from ddetr_lab.files import find_file, is_shipped, shipped, shipped_names, write_atomically, write_together
+from ddetr_lab.files import (
+    check_writable,
+    find_file,
+    is_shipped,
+    shipped,
+    shipped_names,
+    write_atomically,
+    write_together,
+)
 
 
 @pytest.fixture
@@ -126,6 +134,18 @@ def test_a_missing_hub_client_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unknown_option_is_named(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="unknown option colour: expected some of cache_dir"):
         find_file(tmp_path, "a", colour="red")
+
+
+def test_a_file_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "report.json", "--json")
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "old.json").write_text("kept")
+    check_writable(tmp_path / "old.json", "--json")
+    assert (tmp_path / "old.json").read_text() == "kept"
+    with pytest.raises(IsADirectoryError, match=r"--json .*new cannot be written .* name one in a folder"):
+        check_writable(tmp_path / "new", "--json")
+    with pytest.raises(OSError, match="--out .*cannot be written"):
+        check_writable(tmp_path / "old.json" / "below.json", "--out")
 
 
 def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddetr_lab.benchmark import fine_tuning_command, learning_command
+from ddetr_lab.files import check_writable
 
 if TYPE_CHECKING:
     from ddetr_lab.benchmark.contest import Plan
@@ -93,6 +94,8 @@ def run(
     """
     if arguments.benchmark == "page":
         return _page(arguments, report)
+    if arguments.json is not None:
+        check_writable(arguments.json, "--json")
     import torch
 
     threads = torch.get_num_threads()

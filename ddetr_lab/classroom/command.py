@@ -88,18 +88,23 @@ def _grade(arguments: argparse.Namespace, chapters: list[Chapter], report: Calla
     import torch
 
     from ddetr_lab.classroom.exercises import ClassroomError
-    from ddetr_lab.classroom.grading import GRADER_FAILED, grade_folder, harmless, rows, summary, write_csv
+    from ddetr_lab.classroom.grading import GRADER_FAILED, grade_folder, harmless, is_table, rows, summary, write_csv
     from ddetr_lab.classroom.sandbox import Limits, can_seal
 
     if not arguments.out.absolute().parent.is_dir() or arguments.out.is_dir():
         raise ClassroomError(f"--out {arguments.out} cannot be written: name a file in a folder that exists.")
+    if arguments.out.exists() and not is_table(arguments.out):
+        raise ClassroomError(f"--out {arguments.out} is there and is no table of grades: name another file.")
     torch.set_num_threads(1)
     sealed = can_seal()
     report(f"Running {SEALED if sealed else OPEN}.")
     limits = Limits(arguments.timeout, max(1.0, arguments.timeout / 3), memory=arguments.memory * 2**30)
-    results, remarks = grade_folder(arguments.folder, chapters, limits, sealed, arguments.jobs)
-    write_csv(arguments.out, rows(results))
+    results, remarks, missing = grade_folder(arguments.folder, chapters, limits, sealed, arguments.jobs)
+    out = arguments.out.with_name(f"interrupted-{arguments.out.name}") if missing else arguments.out
+    write_csv(out, rows(results))
     for line in (*map(harmless, remarks), *summary(results)):
         report(line)
-    report(f"{len(results)} notebooks graded, in {arguments.out}")
+    report(f"{len(results)} notebooks graded, in {out}")
+    if missing:
+        raise KeyboardInterrupt(f"with {missing} notebooks to go; nothing was written to {arguments.out}")
     return int(any(verdict.state == GRADER_FAILED for _, graded, _ in results for verdict in graded.verdicts))

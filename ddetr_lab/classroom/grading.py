@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -21,7 +22,17 @@ from ddetr_lab.classroom.referee import STUMBLES, Graded, Verdict, grade_noteboo
 from ddetr_lab.classroom.sandbox import Limits
 from ddetr_lab.classroom.submissions import Submission, find_submissions, plan
 
-__all__ = ["COLUMNS", "GRADER_FAILED", "grade_folder", "harmless", "rows", "summary", "write_csv"]
+__all__ = [
+    "COLUMNS",
+    "GRADER_FAILED",
+    "Grading",
+    "grade_folder",
+    "harmless",
+    "is_table",
+    "rows",
+    "summary",
+    "write_csv",
+]
 
 COLUMNS = ("student", "notebook", "exercise", "points", "max", "state", "first hint")
 GRADER_FAILED = "grader failed"
@@ -30,9 +41,15 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 Results = list[tuple[Submission, Graded, dict[str, bool]]]
 
 
-def grade_folder(
-    folder: Path, chapters: Sequence[Chapter], limits: Limits, sealed: bool, jobs: int = 1
-) -> tuple[Results, list[str]]:
+class Grading(NamedTuple):
+    """What came of a folder: the results in the order of the files, remarks, and how many notebooks are not graded."""
+
+    results: Results
+    remarks: list[str]
+    missing: int
+
+
+def grade_folder(folder: Path, chapters: Sequence[Chapter], limits: Limits, sealed: bool, jobs: int = 1) -> Grading:
     """Grade every notebook of a folder and of its subfolders.
 
     Args:
@@ -41,9 +58,6 @@ def grade_folder(
         limits: for each notebook.
         sealed: whether students' code runs in namespaces.
         jobs: notebooks at a time.
-
-    Returns:
-        the results in the order of the files, and remarks on what was left out.
 
     An interrupt ends it after the notebooks that are being graded; what is graded by then is returned.
 
@@ -80,7 +94,7 @@ def grade_folder(
     for (student, stem), count in twice.items():
         if count > 1:
             remarks.append(f"{student or 'no name'}: {count} notebooks of {stem}; the best one counts in the total.")
-    return done, remarks
+    return Grading(done, remarks, len(found) - len(done))
 
 
 def _answers(book: Path) -> list[Path]:
@@ -144,6 +158,12 @@ def write_csv(path: Path, table: Iterator[tuple[str, ...]]) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def is_table(path: Path) -> bool:
+    """Tell whether a file is a table of grades, which another may replace."""
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        return next(csv.reader(file), []) == list(COLUMNS)
 
 
 def harmless(text: str) -> str:

@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ddetr_lab.files import check_writable
+
 if TYPE_CHECKING:
     from ddetr_lab.diagnosis.overfit import OverfitTest
 
@@ -62,6 +64,8 @@ def diagnose_command(arguments: argparse.Namespace, words: Sequence[str], report
 
     from ddetr_lab.benchmark.machine import describe_machine, describe_versions, today
 
+    if arguments.json is not None:
+        check_writable(arguments.json, "--json")
     runs = {"overfit": _overfit, "faults": _faults, "curves": _curves, "record": _record}
     threads = torch.get_num_threads()
     torch.set_num_threads(getattr(arguments, "threads", None) or threads)
@@ -78,7 +82,6 @@ def diagnose_command(arguments: argparse.Namespace, words: Sequence[str], report
     finally:
         torch.set_num_threads(threads)
     if arguments.json is not None:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps({**head, **content}) + "\n", encoding="utf-8")
     return 0
 

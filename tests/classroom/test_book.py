@@ -15,7 +15,7 @@ def test_solutions_earn_everything_and_stubs_nothing(tmp_path: Path) -> None:
     (tmp_path / "handed_in" / "teacher").mkdir()
     for chapter in chapters:
         shutil.copy(chapter.path, tmp_path / "handed_in" / "teacher")
-    results, remarks = grade_folder(tmp_path / "handed_in", chapters, Limits(), can_seal())
+    results, remarks, _ = grade_folder(tmp_path / "handed_in", chapters, Limits(), can_seal())
     assert remarks == [] and len(results) == 4
     for one, graded, answered in results:
         states = {verdict.state for verdict in graded.verdicts}

@@ -8,6 +8,7 @@ import pytest
 
 from ddetr_lab import cli
 from ddetr_lab.classroom.exercises import Chapter
+from ddetr_lab.classroom.grading import Grading
 from tests.classroom.conftest import chapter_cells
 
 Run = Callable[..., tuple[int, str, str]]
@@ -49,16 +50,31 @@ def test_mistakes_are_told_before_anything_is_graded(
     monkeypatch.setattr("ddetr_lab.classroom.grading._grade", no_grading)
     folder = hand_in("ann", chapter_cells())
     (tmp_path / "empty").mkdir()
+    submission = next(folder.rglob("*.ipynb"))
+    before = submission.read_bytes()
     for words, told in (
         ((folder, "--out", tmp_path / "no" / "such.csv"), "folder that exists"),
         ((folder, "--out", tmp_path), "folder that exists"),
         ((tmp_path / "missing", "--out", tmp_path / "a.csv"), "is no folder"),
         ((tmp_path / "empty", "--out", tmp_path / "a.csv"), "no notebook in"),
         ((folder, "--chapters", "7", "--out", tmp_path / "a.csv"), "no chapter 7"),
+        ((folder, "--out", submission), "no table of grades"),
     ):
         status, printed, error = run("grade", *words)
         assert status == 1 and told in error, (words, printed, error)
-    assert not list(tmp_path.glob("*.csv"))
+    assert not list(tmp_path.glob("*.csv")) and submission.read_bytes() == before
+
+
+def test_an_interrupt_leaves_the_earlier_table(
+    run: Run, tmp_path: Path, hand_in: Callable[[str, Any], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = hand_in("ann", "no JSON"), tmp_path / "marks.csv"
+    assert run("grade", folder, "--out", out)[0] == 0
+    complete = out.read_text()
+    monkeypatch.setattr("ddetr_lab.classroom.grading.grade_folder", lambda *_: Grading([], [], 3))
+    status, printed, error = run("grade", folder, "--out", out)
+    assert status == 130 and "3 notebooks to go" in error and "interrupted-marks.csv" in printed
+    assert out.read_text() == complete and (tmp_path / "interrupted-marks.csv").is_file()
 
 
 def test_the_folder_that_holds_the_package_is_not_graded(run: Run, chapter: Chapter, tmp_path: Path) -> None:

@@ -258,7 +258,7 @@ def test_of_two_notebooks_for_one_chapter_the_best_counts_whatever_they_are_call
 ) -> None:
     folder = hand_in("ann,\n=x", between("0", clip=WRONG)) / "ann,\n=x"
     (folder / "00_small (1).ipynb").write_text(json.dumps(notebook(chapter_cells())), encoding="utf-8")
-    results, remarks = grade_folder(folder.parent, [chapter], SHORT, can_seal())
+    results, remarks, _ = grade_folder(folder.parent, [chapter], SHORT, can_seal())
     assert remarks == ["ann,\n=x: 2 notebooks of 00_small; the best one counts in the total."]
     write_csv(tmp_path / "out.csv", rows(results))
     with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
@@ -284,8 +284,8 @@ def test_an_interrupt_keeps_what_is_graded(chapter: Chapter, hand_in: HandIn, mo
 
     monkeypatch.setattr(grading, "tqdm", interrupted)
     monkeypatch.setattr(grading, "_grade", slow)
-    results, remarks = grade_folder(folder, [chapter], SHORT, False)
-    assert 1 <= len(results) < 4 and results[0][0].student == "a"
+    results, remarks, missing = grade_folder(folder, [chapter], SHORT, False)
+    assert 1 <= len(results) < 4 and missing == 4 - len(results) and results[0][0].student == "a"
     assert remarks == [f"Interrupted: {4 - len(results)} of 4 notebooks were not graded."]
 
 
