@@ -78,7 +78,7 @@ def _read_index(path: Path) -> dict[str, str]:
     try:
         weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         parts = set(weight_map.values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is no index of a checkpoint: expected JSON with a weight_map ({error})") from error
     for part in parts:
         # The index came with the weights: it may name files beside it, not files elsewhere on this machine.

@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     detect.add_argument("--weights", default="digits", metavar="DIR", help="shipped name, folder or hub name")
 
     train = commands.add_parser("train", help="train a recipe or on a folder of pictures, save the weights, score them")
-    training_command.add_train_arguments(train, _positive_int, _positive_float, _natural_int)
+    training_command.add_train_arguments(train, _positive_int, _positive_float, _seed)
 
     evaluate = commands.add_parser("evaluate", help="score weights by COCO's average precision")
     training_command.add_evaluate_arguments(evaluate)
@@ -97,10 +97,10 @@ def _positive_int(text: str) -> int:
     return value
 
 
-def _natural_int(text: str) -> int:
+def _seed(text: str) -> int:
     value: int = _number(text, int)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"{text}, expected 0 to 2^63 - 1")
     return value
 
 

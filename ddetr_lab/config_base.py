@@ -17,12 +17,15 @@ from typing import Any, TypeVar
 import torch
 
 from ddetr_lab.config_fields import BASE_FIELDS
-from ddetr_lab.files import HubOptions, find_file, write_together
+from ddetr_lab.files import HubOptions, find_file, read_object, write_together
 
 __all__ = ["FORMAT_VERSION", "ConfigBase"]
 
 # The release whose JSON layout is written; its readers compare this string with their own version and nothing else.
 FORMAT_VERSION = "4.34.0"
+
+# No data set comes near; a slip that does would fill the memory with names before anything can say so.
+_MOST_LABELS = 1_000_000
 
 # Where a configuration came from is no part of what it says.
 _ORIGIN = ("_name_or_path", "_commit_hash", "transformers_version")
@@ -120,6 +123,8 @@ class ConfigBase:
             raise TypeError(f"num_labels = {number!r}, expected an int")
         if number < 1:
             raise ValueError(f"num_labels = {number}, expected at least 1")
+        if number > _MOST_LABELS:
+            raise ValueError(f"num_labels = {number}, expected at most {_MOST_LABELS}: give the number of classes")
         if len(getattr(self, "id2label", ())) != number:
             self.id2label = {label: f"LABEL_{label}" for label in range(number)}
             self.label2id = {name: label for label, name in self.id2label.items()}
@@ -248,7 +253,7 @@ class ConfigBase:
             FileNotFoundError: if there is no such file.
             ValueError: if it is not JSON or not a JSON object.
         """
-        return cls(**_read_json(Path(json_file)))
+        return cls(**read_object(Path(json_file), "config"))
 
     @classmethod
     def from_pretrained(cls: type[_Self], name_or_path: str | os.PathLike[str], **overrides: Any) -> Any:
@@ -266,7 +271,7 @@ class ConfigBase:
         path = Path(os.path.expanduser(name_or_path))
         if not path.is_file():
             path = find_file(name_or_path, "config.json", **options)
-        return cls.from_dict(_read_json(path) | {"_name_or_path": str(name_or_path)}, **overrides)
+        return cls.from_dict(read_object(path, "config") | {"_name_or_path": str(name_or_path)}, **overrides)
 
     def update(self, config_dict: Mapping[str, Any]) -> None:
         """Set several attributes at once."""
@@ -309,13 +314,3 @@ def _as_id2label(value: Any) -> dict[int, str]:
             "COCO ids start at 1 and have holes: see ddetr_lab.data.validate"
         )
     return id2label
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are both one
-        raise ValueError(f"{path} is not a JSON text: {error}") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"{path} holds a JSON {type(fields).__name__}, expected an object with the fields")
-    return fields

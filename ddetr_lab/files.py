@@ -247,13 +247,28 @@ def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on ``path`` (not on Windows); the file stays, the lock goes with the process."""
-    with path.open("w") as handle:
-        if sys.platform != "win32":
-            import fcntl
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock on ``path`` (not on Windows); the file stays, the lock goes with the process.
 
-            fcntl.flock(handle, fcntl.LOCK_EX)
+    Args:
+        path: of the lock's own file, made if missing.
+        wait: until whoever holds it lets go; False raises at once.
+
+    Raises:
+        BlockingIOError: if another holds it and ``wait`` is False.
+        OSError: if the file cannot be made, or the file system knows no locks.
+    """
+    with ExitStack() as stack:
+        while True:
+            handle = stack.enter_context(path.open("w"))
+            if sys.platform != "win32":
+                import fcntl
+
+                # A child, such as a loader's worker, must not hold on to it when this process is killed.
+                os.register_at_fork(after_in_child=handle.close)
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if path.exists() and os.path.samestat(os.fstat(handle.fileno()), path.stat()):
+                break  # else whoever held it has removed the file in the meantime
         yield
 
 

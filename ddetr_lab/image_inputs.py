@@ -66,7 +66,8 @@ def load_image(source: str | os.PathLike[str] | BinaryIO | Image.Image) -> Image
 
     Raises:
         FileNotFoundError: if the path does not exist.
-        ValueError: if the file is empty, truncated, not a picture, or the picture has no pixels.
+        ValueError: if the file is empty, truncated, not a picture, the picture has no pixels, or more of them than
+            Pillow opens (twice ``PIL.Image.MAX_IMAGE_PIXELS``).
         TypeError: if ``source`` is none of the above.
 
     Built in chapter 1.
@@ -85,6 +86,11 @@ def load_image(source: str | os.PathLike[str] | BinaryIO | Image.Image) -> Image
             return to_rgb(_upright(picture, name), name)
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} is not a picture that Pillow can read: convert it to PNG or JPEG") from error
+    except Image.DecompressionBombError as error:  # it names the pixels and the limit
+        raise ValueError(
+            f"{name} is too large to be opened safely ({error}): scale it down, or cut it into tiles, first; "
+            "if you trust the file and have the memory, raise PIL.Image.MAX_IMAGE_PIXELS"
+        ) from error
 
 
 def _check_file(path: Path) -> None:

@@ -43,7 +43,7 @@ from ddetr_lab.image_inputs import (
 )
 from ddetr_lab.padding import empty_batch, pad_batch, pad_target
 from ddetr_lab.post_processing import post_process_object_detection
-from ddetr_lab.processor_config import ProcessorConfigMixin
+from ddetr_lab.processor_config import ProcessorConfigMixin, check_switches
 from ddetr_lab.processor_legacy import LegacyMethods
 from ddetr_lab.resampling import resize_and_colour
 
@@ -73,7 +73,7 @@ class DeformableDetrImageProcessor(ProcessorConfigMixin, LegacyMethods):
             and ``width``, pads every batch to one size, so that a picture's answer does not depend on its company.
 
     Raises:
-        ValueError: if ``format`` or ``size`` is none of the above.
+        ValueError, TypeError: if ``format``, ``size`` or a ``do_`` switch is none of the above.
 
     Source: the reference's class of this name. Built in chapter 2.
     """
@@ -158,7 +158,7 @@ class DeformableDetrImageProcessor(ProcessorConfigMixin, LegacyMethods):
             dict a picture, if annotated: boxes are cxcywh _norm if normalising, else xyxy in _px after the resize.
 
         Raises:
-            ValueError: for a picture, annotation, size or choice that is not as described; the message says which.
+            ValueError, TypeError: for a picture, annotation, size or choice that is not as described; says which.
             KeyError: for an object that lacks a key.
 
         Source: the reference's method of this name. Built in chapter 2.
@@ -172,6 +172,7 @@ class DeformableDetrImageProcessor(ProcessorConfigMixin, LegacyMethods):
         pad_size = _chosen(kwargs.pop("pad_size", None), getattr(self, "pad_size", None))
         if kwargs:
             warn_once(__name__, f"preprocess() ignores {sorted(kwargs)}: it knows no such argument")
+        check_switches(do_resize=do_resize, do_rescale=do_rescale, do_normalize=do_normalize, do_pad=do_pad)
         size = transforms.size_dict(_chosen(size, self.size))
         resample = _chosen(resample, self.resample)
         factor = _chosen(rescale_factor, self.rescale_factor) if _chosen(do_rescale, self.do_rescale) else None

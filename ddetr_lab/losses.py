@@ -122,6 +122,11 @@ def check_labels(labels: Any, batch: int, num_labels: int) -> list[dict[str, Ten
         raise ValueError(f"labels has {len(labels)} entries, but the batch has {batch} pictures: one dict a picture")
     checked = []
     for picture, label in enumerate(labels):
+        if not isinstance(label, Mapping):
+            raise TypeError(
+                f"labels[{picture}] is a {type(label).__name__}, expected a dict of class_labels and boxes "
+                "(a picture without objects has one too, of 0 rows)"
+            )
         missing = [key for key in ("class_labels", "boxes") if key not in label]
         if missing:
             raise KeyError(

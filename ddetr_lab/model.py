@@ -80,13 +80,18 @@ def _projections(channels: Sequence[int], config: DeformableDetrConfig) -> nn.Mo
 
 def _check_pictures(pixel_values: Tensor, pixel_mask: Tensor | None, channels: int) -> None:
     for name, given in (("pixel_values", pixel_values), ("pixel_mask", pixel_mask)):
-        if not isinstance(given, Tensor) and given is not None:
+        if not isinstance(given, Tensor) and (given is not None or name == "pixel_values"):
             raise TypeError(
                 f"{name} is a {type(given).__name__}, expected a torch.Tensor: "
                 'call the image processor with return_tensors="pt"'
             )
     if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
         raise ValueError(f"pixel_values has shape {tuple(pixel_values.shape)}, expected (B, {channels}, H, W)")
+    if 0 in pixel_values.shape[2:]:
+        raise ValueError(
+            f"pixel_values has shape {tuple(pixel_values.shape)}, expected pictures of at least one pixel: "
+            "(B, C, H, W) with H and W above 0"
+        )
     if not pixel_values.is_floating_point():
         raise ValueError(
             f"pixel_values has dtype {pixel_values.dtype}, expected a float tensor: run the pictures through "

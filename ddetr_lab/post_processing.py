@@ -8,7 +8,9 @@ Built in chapter 15.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -36,20 +38,37 @@ def _checked(outputs: Any) -> tuple[Tensor, Tensor]:
     return at_least_float32(logits), at_least_float32(boxes)
 
 
+def _number(value: Any) -> float:
+    """Return a number as Python's; text is none, though ``float`` would read it."""
+    if isinstance(value, (str, bytes)):
+        raise TypeError(f"{value!r} is text, expected a number")
+    return float(value)
+
+
 def _scale(target_sizes: Any, pictures: int, device: torch.device) -> Tensor:
     """Return (B, 1, 4) factors (w, h, w, h) out of (h, w) sizes."""
     # float32 for a list, as in the reference; a tensor keeps its dtype, and a float64 one makes float64 boxes.
     if isinstance(target_sizes, Tensor):
         sizes = target_sizes
     else:
-        rows = [tuple(float(side) for side in size) for size in target_sizes]
+        try:
+            rows = [tuple(map(_number, () if isinstance(size, (str, bytes)) else size)) for size in target_sizes]
+        except (TypeError, ValueError, OverflowError, RuntimeError):
+            rows = [()]
         if any(len(row) != 2 for row in rows):
-            raise ValueError(f"target_sizes is {target_sizes!r}: expected one (height, width) a picture")
+            raise ValueError(f"target_sizes is {target_sizes!r}: expected one (height, width) a picture, two numbers")
         sizes = torch.tensor(rows, dtype=torch.float32).reshape(-1, 2)  # (B, 2), also for B = 0
     if tuple(sizes.shape) != (pictures, 2):
         raise ValueError(
             f"target_sizes has shape {tuple(sizes.shape)}, but the outputs hold {pictures} pictures: "
             f"expected ({pictures}, 2), one (height, width) a picture"
+        )
+    bad = ~((sizes > 0) & sizes.isfinite())
+    if bad.any():
+        picture = int(bad.nonzero()[0, 0])
+        raise ValueError(
+            f"target_sizes[{picture}] is {tuple(sizes[picture].tolist())}: expected the picture's (height, width) in "
+            "pixels, finite numbers above 0"
         )
     heights, widths = sizes.to(device).unbind(1)
     return torch.stack([widths, heights, widths, heights], dim=1)[:, None, :]  # (B, 1, 4)
@@ -68,6 +87,11 @@ def _best(outputs: Any, top_k: int, target_sizes: Any) -> tuple[Tensor, Tensor, 
     if target_sizes is not None:
         boxes = boxes * _scale(target_sizes, len(logits), boxes.device)
     return scores, labels, boxes
+
+
+def _is_number(value: Any) -> bool:
+    """Tell whether a value is one real number: Python's, numpy's, or a tensor of one."""
+    return isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex())
 
 
 def post_process_object_detection(
@@ -90,10 +114,13 @@ def post_process_object_detection(
         _norm without ``target_sizes`` (where the reference crashes). Boxes are not clipped to the picture.
 
     Raises:
-        ValueError: if shapes do not fit, ``top_k`` is negative, or logits or boxes hold NaN.
+        ValueError: if shapes do not fit, ``top_k`` is negative, ``threshold`` is no finite number, a size is not
+            finite and above 0, or logits or boxes hold NaN.
 
     Source: the reference's method of this name. Built in chapter 15.
     """
+    if not (_is_number(threshold) and math.isfinite(threshold)):
+        raise ValueError(f"threshold is {threshold!r}: expected a finite number, such as 0.5; 0.0 keeps every score")
     return [
         {"scores": scores[scores > threshold], "labels": labels[scores > threshold], "boxes": boxes[scores > threshold]}
         for scores, labels, boxes in zip(*_best(outputs, top_k, target_sizes), strict=True)
@@ -106,6 +133,9 @@ def post_process(outputs: Any, target_sizes: Tensor | Sequence[Sequence[int]]) -
     Args:
         outputs: see :func:`post_process_object_detection`.
         target_sizes: (B, 2), (height, width) in pixels.
+
+    Raises:
+        ValueError: see :func:`post_process_object_detection`.
     """
     return [
         {"scores": scores, "labels": labels, "boxes": boxes}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import numbers
 import os
 import warnings
 from collections.abc import Mapping
@@ -15,16 +16,31 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ddetr_lab.files import HubOptions, find_file, write_atomically
+from ddetr_lab.files import HubOptions, find_file, read_object, write_atomically
 
-__all__ = ["PROCESSOR_FILE", "ProcessorConfigMixin"]
+__all__ = ["PROCESSOR_FILE", "ProcessorConfigMixin", "check_switches"]
 
 PROCESSOR_FILE = "preprocessor_config.json"
+
+# Settings that are on or off.
+_SWITCHES = ("do_resize", "do_rescale", "do_normalize", "do_pad")
 
 _Self = TypeVar("_Self", bound="ProcessorConfigMixin")
 
 # Hub options of the reference that today's hub client has no use for.
 _OLD_HUB_OPTIONS = ("proxies", "resume_download", "_from_pipeline", "_from_auto")
+
+
+def check_switches(**settings: Any) -> None:
+    """Check those of the settings that are on or off; 1 and 0 count, and None, which means off or unsaid.
+
+    Raises:
+        TypeError: for anything else: the text "no" would count as on.
+    """
+    for name, value in settings.items():
+        number = isinstance(value, (numbers.Number, np.bool_)) and value in (0, 1)
+        if name in _SWITCHES and not (value is None or number):
+            raise TypeError(f"{name} = {value!r} is a {type(value).__name__}, expected True or False")
 
 
 class ProcessorConfigMixin:
@@ -40,6 +56,10 @@ class ProcessorConfigMixin:
             if callable(getattr(type(self), key, None)):
                 raise ValueError(f"{key}={value!r} would hide the method of that name: remove it from {PROCESSOR_FILE}")
             setattr(self, key, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        check_switches(**{name: value})
+        super().__setattr__(name, value)
 
     @classmethod
     def get_image_processor_dict(
@@ -91,6 +111,9 @@ class ProcessorConfigMixin:
 
         Returns:
             the processor, or (processor, unused keywords).
+
+        Raises:
+            TypeError, ValueError: as the constructor.
         """
         config = dict(image_processor_dict)
         return_unused = kwargs.pop("return_unused_kwargs", False)
@@ -151,10 +174,4 @@ class ProcessorConfigMixin:
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: expected a {PROCESSOR_FILE} that save_pretrained wrote")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}): save the processor again") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} holds a JSON {type(config).__name__}: expected an object of processor settings")
-    return config
+    return read_object(path, "processor's config")

@@ -73,7 +73,12 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         FileNotFoundError: if there is none; the message lists the shipped ones.
         ValueError: if the file is no TOML (in a folder: no JSON), or a setting is unknown, mistyped or out of range.
     """
-    return recipe_from_dict(*_read(Path(name_or_path)))
+    try:
+        return recipe_from_dict(*_read(Path(name_or_path)))
+    except RecursionError as error:
+        raise ValueError(
+            f"recipe {str(name_or_path)!r} has lists or tables too deep in each other: expected sections of settings"
+        ) from error
 
 
 def recipe_from_dict(name: str, content: dict[str, Any]) -> Recipe:
@@ -101,12 +106,17 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
             content = json.loads(record.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{str(record)!r} is no valid JSON: {error}") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"{str(record)!r} is no recipe: expected an object, got {type(content).__name__}")
         content.pop("seed", None)
         return str(content.pop("name", path.name)), content
     if path.suffix == ".toml":
         if not path.is_file():
             raise FileNotFoundError(f"recipe {str(path)!r} does not exist; shipped recipes: {', '.join(shipped)}")
-        text, name = path.read_text(encoding="utf-8"), path.stem
+        try:
+            text, name = path.read_text(encoding="utf-8"), path.stem
+        except UnicodeDecodeError as error:
+            raise ValueError(f"recipe {str(path)!r} is no text in UTF-8: {error}; save it as UTF-8") from error
     else:
         name = str(path)
         if name not in shipped:

@@ -91,7 +91,7 @@ def test_an_index_cannot_name_files_elsewhere(part: object, tmp_path: Path) -> N
         read_weights(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"weight_map": 3}'])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"weight_map": 3}', pytest.param(100_000 * "[", id="deep")])
 def test_a_broken_index_is_named(content: str, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(content)
     with pytest.raises(ValueError, match="is no index of a checkpoint"):

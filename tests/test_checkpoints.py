@@ -198,6 +198,49 @@ def test_a_configuration_may_be_given_and_is_copied(tmp_path: Path) -> None:
     assert loaded.config.dropout == 0.5 and loaded.config.name_or_path == str(tmp_path / "run")
 
 
+RESNET = tiny_config().backbone_config.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_queries": 10**12}, r"256000 GB of weights by num_queries = 1000000000000, d_model = 32"),
+        ({"d_model": 10**7}, r"GB of weights by decoder_layers = 2, d_model = 10000000, decoder_ffn_dim = 8"),
+        ({"encoder_layers": 10**9}, r"GB of weights by encoder_layers = 1000000000"),
+        ({"decoder_ffn_dim": 10**12}, r"decoder_ffn_dim = 1000000000000"),
+        ({"encoder_n_points": 10**9}, r"encoder_n_points = 1000000000"),
+        ({"num_feature_levels": 10**9}, r"num_feature_levels = 1000000000"),
+        ({"backbone_config": RESNET | {"hidden_sizes": [4, 4, 8, 10**7]}}, r"hidden_sizes = \[4, 4, 8, 10000000\]"),
+        (
+            {"backbone_config": RESNET | {"depths": [1, 1, 1, 10**9]}},
+            r"backbone_config.depths = \[1, 1, 1, 1000000000\]",
+        ),
+        ({"backbone_config": RESNET | {"embedding_size": 10**12}}, r"backbone_config.embedding_size = 1000000000000"),
+        ({"use_timm_backbone": True, "backbone_config": None, "num_channels": 10**9}, r"by num_channels = 1000000000,"),
+    ],
+)
+def test_tables_that_dwarf_the_file_are_refused_before_they_are_made(
+    fields: dict, message: str, tmp_path: Path
+) -> None:
+    detector().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+    class NeverBuilt(DeformableDetrForObjectDetection):
+        def __init__(self, config: DeformableDetrConfig) -> None:
+            raise AssertionError("it was built")
+
+    with pytest.raises(ValueError, match=rf"the configuration asks for .*{message}.* config.json that was saved"):
+        NeverBuilt.from_pretrained(tmp_path)
+
+
+def test_a_larger_model_than_the_file_s_may_still_be_asked_for(tmp_path: Path) -> None:
+    detector().save_pretrained(tmp_path)
+    larger = {"num_queries": 50_000, "encoder_layers": 3, "ignore_mismatched_sizes": True, "strict": False}
+    loaded = DeformableDetrForObjectDetection.from_pretrained(tmp_path, **larger)
+    assert loaded.model.query_position_embeddings.num_embeddings == 50_000 and len(loaded.model.encoder.layers) == 3
+
+
 def test_loading_never_fetches_imagenet_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = detector(use_pretrained_backbone=True)
     model.save_pretrained(tmp_path)

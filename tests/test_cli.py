@@ -120,6 +120,7 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
         (["detect", "x.png", "--threshold", "half"], "'half' is not a number"),
         (["train", "digits", "--minutes", "five"], "'five' is not a number"),
         (["train", "digits", "--steps", "1.5"], "'1.5' is not a whole number"),
+        (["train", "digits", "--seed", str(2**63)], "9223372036854775808, expected 0 to 2^63 - 1"),
     ],
 )
 def test_what_is_no_number_is_told_without_a_name_of_ours(arguments, told, capsys):

@@ -134,11 +134,18 @@ def test_load_from_a_json_file_with_another_name(tmp_path: Path) -> None:
     assert DeformableDetrConfig.from_pretrained(tmp_path / "nine.json", num_labels=5).num_queries == 9
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1, 2]", "\x00\xff"])
+@pytest.mark.parametrize("content", ["", "{", "[1, 2]", "null", '"x"', "\x00\xff"])
 def test_a_broken_file_is_named(content: str, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(content.encode("latin-1"))
-    with pytest.raises(ValueError, match=re.escape(str(path))):
+    for load, source in ((DeformableDetrConfig.from_pretrained, tmp_path), (DeformableDetrConfig.from_json_file, path)):
+        with pytest.raises(ValueError, match=re.escape(f"{path} is no config: expected a JSON object")):
+            load(source)
+
+
+def test_more_labels_than_any_data_set_has_are_refused_before_they_are_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"num_labels": 1000000000000}')
+    with pytest.raises(ValueError, match="num_labels = 1000000000000, expected at most 1000000"):
         DeformableDetrConfig.from_pretrained(tmp_path)
 
 

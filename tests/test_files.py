@@ -1,6 +1,7 @@
 """Finding a checkpoint's files, and writing files whole or not at all."""
 
 import os
+import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -12,11 +13,40 @@ from ddetr_lab.files import (
     check_writable,
     find_file,
     is_shipped,
+    locked,
+    read_object,
     shipped,
     shipped_names,
     write_atomically,
     write_together,
 )
+
+
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [
+        ("null", "got null"),
+        ('"x"', "got a string"),
+        ("[]", "got a list"),
+        ("3", "got a number"),
+        ("1.5", "got a number"),
+        ("true", "got true or false"),
+        ("", "got what is no JSON"),
+        ('{"a": ', "got what is no JSON"),
+        ('{"a": ' + 60 * "[" + 60 * "]" + "}", "got lists or objects more than 50 deep"),
+        (5_000 * '{"a": ' + "1" + 5_000 * "}", "got lists or objects"),
+        (100_000 * "[" + 100_000 * "]", "got lists or objects too deep"),
+    ],
+)
+def test_a_file_that_holds_no_object_is_named(content: str, got: str, tmp_path: Path) -> None:
+    (tmp_path / "some.json").write_text(content)
+    with pytest.raises(ValueError, match=f"some.json is no config: expected a JSON object as save_pretrained .*{got}"):
+        read_object(tmp_path / "some.json", "config")
+
+
+def test_an_object_may_nest_as_configurations_do(tmp_path: Path) -> None:
+    (tmp_path / "some.json").write_text('{"a": {"b": [[1], {"c": null}]}, "d": "\u00e9"}')
+    assert read_object(tmp_path / "some.json", "config") == {"a": {"b": [[1], {"c": None}]}, "d": "\u00e9"}
 
 
 @pytest.fixture
@@ -182,3 +212,11 @@ def test_if_one_of_several_fails_all_stay_as_they_were(tmp_path: Path) -> None:
         write_together({tmp_path / "a": lambda path: path.write_text("new a"), tmp_path / "b": fail})
     assert (tmp_path / "a").read_text() == "old a" and (tmp_path / "b").read_text() == "old b"
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks on Windows")
+def test_a_lock_that_is_not_waited_for_is_refused_at_once(tmp_path: Path) -> None:
+    with locked(tmp_path / "lock"), pytest.raises(BlockingIOError), locked(tmp_path / "lock", wait=False):
+        pass
+    with locked(tmp_path / "lock", wait=False):
+        pass

@@ -176,6 +176,15 @@ def test_a_truncated_picture_is_named_by_the_processor_too():
         read_pictures([Image.new("RGB", (2, 2)), Image.open(io.BytesIO(whole[:-2000]))])
 
 
+def test_a_file_of_more_pixels_than_pillow_opens_is_named(tmp_path, monkeypatch):
+    Image.new("L", (20, 10)).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)
+    with pytest.raises(ValueError, match=r"bomb.png is too large .*200 pixels.* limit of 120 pixels.*scale it down"):
+        load_image(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
+    assert load_image(tmp_path / "bomb.png").size == (20, 10)
+
+
 def test_files_that_are_no_pictures(tmp_path):
     with pytest.raises(FileNotFoundError, match="no picture at .*nothing.png: check the path"):
         load_image(tmp_path / "nothing.png")

@@ -189,6 +189,9 @@ def without(key: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("second", "error", "message"),
     [
+        (None, TypeError, r"labels\[1\] is a NoneType, expected a dict of class_labels and boxes"),
+        (torch.zeros(2, 4), TypeError, r"labels\[1\] is a Tensor, expected a dict"),
+        ("boxes class_labels", TypeError, r"labels\[1\] is a str, expected a dict"),
         (without("boxes"), KeyError, r"labels\[1\] lacks boxes; it has class_labels"),
         (without("class_labels"), KeyError, r"labels\[1\] lacks class_labels; it has boxes"),
         ({}, KeyError, r"labels\[1\] lacks class_labels and boxes; it has nothing"),

@@ -193,6 +193,8 @@ def test_a_plain_call_warns_of_nothing(model: DeformableDetrModel) -> None:
         ({"pixel_values": torch.zeros(3, 64, 96)}, r"pixel_values has shape \(3, 64, 96\), expected \(B, 3, H, W\)"),
         ({"pixel_values": torch.zeros(2, 64, 96, 3)}, r"pixel_values has shape .* expected \(B, 3, H, W\)"),
         ({"pixel_values": torch.zeros(2, 1, 64, 96)}, r"pixel_values has shape .* expected \(B, 3, H, W\)"),
+        ({"pixel_values": torch.zeros(2, 3, 64, 0)}, r"pixel_values has shape \(2, 3, 64, 0\).*at least one pixel"),
+        ({"pixel_values": torch.zeros(0, 3, 0, 96)}, r"pixel_values has shape \(0, 3, 0, 96\).*at least one pixel"),
         (
             {"pixel_values": torch.zeros(2, 3, 64, 96, dtype=torch.uint8)},
             r"dtype torch.uint8, expected a float tensor.*DeformableDetrImageProcessor",
@@ -216,6 +218,11 @@ def test_pictures_that_are_no_tensors_are_named(model: DeformableDetrModel, name
     given = dict(zip(("pixel_values", "pixel_mask"), pictures(), strict=True))
     with pytest.raises(TypeError, match=rf'{name} is a (ndarray|list), expected a torch.Tensor.*return_tensors="pt"'):
         run(model, **{name: kind(given[name])})
+
+
+def test_no_pictures_at_all_are_named(model: DeformableDetrModel) -> None:
+    with pytest.raises(TypeError, match=r"pixel_values is a NoneType, expected a torch.Tensor"):
+        run(model, pixel_values=None)
 
 
 def test_grey_pictures_where_the_backbone_takes_them() -> None:

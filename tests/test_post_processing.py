@@ -120,6 +120,46 @@ def test_sizes_that_do_not_fit_are_named(sizes, message):
         post_process_object_detection(outputs(), 0.5, sizes)
 
 
+@pytest.mark.parametrize("method", [post_process_object_detection, post_process])
+@pytest.mark.parametrize(
+    "size", [(-64, 64), (64, -64), (0, 64), (float("nan"), 64), (64, float("inf")), (1e39, 64), (1e-60, 64)]
+)
+def test_sizes_that_no_picture_has_are_named(method, size):
+    for sizes in ([SIZES[0], size], torch.tensor([SIZES[0], size])):
+        with pytest.raises(ValueError, match=r"target_sizes\[1\] is \(.*finite numbers above 0"):
+            method(outputs(), target_sizes=sizes)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [["64", "64"], ["640", "480"], [b"64", b"64"], [("64", "64")] * 2, [None, None], [(None, 4)] * 2, [64, 64], 64]
+    + ["6464", [(10**400, 4)] * 2, [[[4], [5, 6]]] * 2],
+)
+def test_sizes_that_are_no_pairs_of_numbers_are_named(sizes):
+    with pytest.raises(ValueError, match=r"target_sizes is .*expected one \(height, width\) a picture, two numbers"):
+        post_process_object_detection(outputs(), 0.5, sizes)
+
+
+def test_sizes_may_be_numbers_of_any_library():
+    for size in (np.array([100, 200]), torch.tensor([100, 200]), [np.int64(100), torch.tensor(200.0)]):
+        found = post_process_object_detection(outputs(), 0.5, [size, (50, 40)])
+        assert torch.equal(found[0]["boxes"], post_process_object_detection(outputs(), 0.5, SIZES)[0]["boxes"])
+
+
+@pytest.mark.parametrize(
+    "threshold", [float("nan"), float("inf"), -float("inf"), None, "0.5", [0.5], 1j, torch.tensor(float("nan"))]
+)
+def test_a_threshold_that_is_no_finite_number_is_named(threshold):
+    with pytest.raises(ValueError, match="threshold is .*: expected a finite number"):
+        post_process_object_detection(outputs(), threshold, SIZES)
+
+
+@pytest.mark.parametrize("threshold", [np.float32(0.5), np.float64(0.5), torch.tensor(0.5), torch.tensor([0.5])])
+def test_a_threshold_may_be_a_number_of_any_library(threshold):
+    assert len(post_process_object_detection(outputs(), threshold, SIZES)[0]["scores"]) == 3
+    assert len(post_process_object_detection(outputs(), -1, SIZES)[0]["scores"]) == 6
+
+
 def test_outputs_that_do_not_fit_are_named():
     bad = outputs()
     bad.pred_boxes = bad.pred_boxes[:, :1]

@@ -165,6 +165,33 @@ def test_bad_settings_are_named():
         DeformableDetrImageProcessor(size="large")
 
 
+SWITCHES = ["do_resize", "do_rescale", "do_normalize", "do_pad"]
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+@pytest.mark.parametrize("value", ["no", "", "false", 2, [], [False], {}])
+def test_a_switch_takes_no_text(switch, value, tmp_path):
+    message = rf"{switch} = .* expected True or False"
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps({switch: value}))
+    with pytest.raises(TypeError, match=message):
+        DeformableDetrImageProcessor.from_pretrained(tmp_path)
+    with pytest.raises(TypeError, match=message):
+        DeformableDetrImageProcessor(**{switch: value})
+    with pytest.raises(TypeError, match=message):
+        DeformableDetrImageProcessor.from_dict({}, **{switch: value})
+    with pytest.raises(TypeError, match=message):
+        DeformableDetrImageProcessor()(Image.new("RGB", (8, 8)), **{switch: value})
+    with pytest.raises(TypeError, match=r"do_pad = 'no' is a str"):
+        DeformableDetrImageProcessor(pad_and_return_pixel_mask="no")
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+@pytest.mark.parametrize("value", [True, False, 0, 1, 1.0, None, np.True_, np.int64(0)])
+def test_a_switch_takes_numbers_that_say_on_or_off(switch, value):
+    assert getattr(DeformableDetrImageProcessor(**{switch: value}), switch) is value
+
+
 def test_bad_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="preprocessor_config.json"):
         DeformableDetrImageProcessor.from_pretrained(tmp_path)
@@ -172,10 +199,14 @@ def test_bad_files_are_named(tmp_path):
         DeformableDetrImageProcessor.from_json_file(tmp_path / "gone.json")
     path = tmp_path / "preprocessor_config.json"
     path.write_text('{"size": ')
-    with pytest.raises(ValueError, match="preprocessor_config.json is not valid JSON"):
+    with pytest.raises(
+        ValueError, match="preprocessor_config.json is no processor's config: expected .* what is no JSON"
+    ):
         DeformableDetrImageProcessor.from_pretrained(tmp_path)
     path.write_text("[1]")
-    with pytest.raises(ValueError, match="holds a JSON list: expected an object"):
+    with pytest.raises(
+        ValueError, match="preprocessor_config.json is no processor's config: expected a JSON object.*got a list"
+    ):
         DeformableDetrImageProcessor.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="is a file: give a folder"):
         DeformableDetrImageProcessor().save_pretrained(path)

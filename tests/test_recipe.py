@@ -63,6 +63,29 @@ def test_what_does_not_exist_lists_what_does(tmp_path):
         load_recipe(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["null", '"x"', "[]", "3"])
+def test_a_record_that_is_no_object_is_named(tmp_path, text):
+    (tmp_path / RECORD).write_text(text)
+    with pytest.raises(ValueError, match=r"recipe\.json' is no recipe: expected an object, got"):
+        load_recipe(tmp_path)
+
+
+@pytest.mark.parametrize("depth", [900, 100_000])
+def test_a_recipe_nested_too_deep_is_named(tmp_path, depth):
+    nested = "[" * depth + "]" * depth
+    (tmp_path / RECORD).write_text(f'{{"data": {nested}}}')
+    (tmp_path / "deep.toml").write_text(f"data = {nested}\n")
+    for path in (tmp_path, tmp_path / "deep.toml"):
+        with pytest.raises(ValueError, match=r"^recipe "):
+            load_recipe(path)
+
+
+def test_a_recipe_that_is_not_utf_8_is_named(tmp_path):
+    (tmp_path / "latin.toml").write_bytes('name = "\u00e9"\n'.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"latin\.toml' is no text in UTF-8"):
+        load_recipe(tmp_path / "latin.toml")
+
+
 def test_a_file_can_extend_a_shipped_recipe(tmp_path):
     refined, plain = load_recipe("coco_refined"), load_recipe("coco")
     assert (refined.model.preset, plain.model.preset) == ("paper-refine", "paper")

@@ -95,12 +95,21 @@ class CocoDataset(Dataset[tuple[Image.Image, dict[str, Any]]]):
         return self._open(index), {"image_id": int(self._table.image_ids[index]), "annotations": annotations}
 
     def picture_sizes(self) -> NDArray[np.int64]:
-        """Return the (N, 2) width and height in _px; where the file does not say, of the picture's header."""
+        """Return the (N, 2) width and height in _px; where the file does not say, of the picture's header.
+
+        Raises:
+            FileNotFoundError: if a picture that must be looked at is missing.
+            ValueError: if it has more pixels than Pillow opens.
+        """
         sizes = self._table.sizes.copy()
         for index in np.flatnonzero((sizes == 0).any(axis=1)).tolist():
-            with Image.open(self.picture_path(index)) as picture:
-                turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in _QUARTER_TURNS
-                sizes[index] = picture.size[::-1] if turned else picture.size
+            path = self.picture_path(index)
+            try:
+                with Image.open(path) as picture:
+                    turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in _QUARTER_TURNS
+                    sizes[index] = picture.size[::-1] if turned else picture.size
+            except Image.DecompressionBombError as error:
+                raise ValueError(f"picture {path} has more pixels than Pillow opens ({error}): cut it up") from error
         return sizes
 
     def coco_ground_truth(self) -> dict[str, Any]:

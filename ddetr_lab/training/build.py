@@ -9,17 +9,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from ddetr_lab.backbone import load_efficientnet_lite0_weights
 from ddetr_lab.config import DeformableDetrConfig, preset
 from ddetr_lab.data.labels import LabelMap
+from ddetr_lab.data.sampling import picture_sizes
 from ddetr_lab.dense_detr import DenseDetrForObjectDetection
 from ddetr_lab.detector import DeformableDetrForObjectDetection
 from ddetr_lab.image_processing import DeformableDetrImageProcessor
+from ddetr_lab.image_transforms import output_size
 from ddetr_lab.recipe import Recipe
 
-__all__ = ["build_model", "build_processor", "detector_class"]
+__all__ = ["build_model", "build_processor", "detector_class", "refuse_strips"]
 
 
 def detector_class(recipe: Recipe) -> type[DeformableDetrForObjectDetection]:
@@ -109,3 +112,29 @@ def build_processor(recipe: Recipe, resizes: bool = True) -> DeformableDetrImage
         pad_size={"height": side, "width": side},
         do_resize=resizes,
     )
+
+
+def refuse_strips(processor: DeformableDetrImageProcessor, pictures: Any, which: str) -> None:
+    """See to it that every picture is left a pixel by the processor: a strip that is too thin would end the run.
+
+    Args:
+        processor: of the recipe.
+        pictures: a dataset with ids and file names.
+        which: "training" or "validation", for the message.
+
+    Raises:
+        ValueError: if there is such a picture; the message has its id and its file.
+    """
+    edges = dict(processor.size)
+    sizes = picture_sizes(pictures).astype(int)
+    strips = sizes.max(axis=1) > edges["longest_edge"] * sizes.min(axis=1)  # alone these can come to nothing
+    for index in np.flatnonzero(strips).tolist():
+        width, height = sizes[index].tolist()
+        try:
+            output_size(height, width, edges)
+        except ValueError as error:
+            image = pictures.coco_ground_truth()["images"][index]
+            raise ValueError(
+                f"{which} picture {image['id']} ({image['file_name']}): {error}. It is too thin: leave it out, cut it "
+                "into pieces, or train at a larger [data] size"
+            ) from error

@@ -11,7 +11,9 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from ddetr_lab.files import check_writable
 
 if TYPE_CHECKING:
     from ddetr_lab.recipe import Recipe
@@ -25,13 +27,13 @@ def add_train_arguments(
     parser: argparse.ArgumentParser,
     positive_int: Callable[[str], int],
     positive_float: Callable[[str], float],
-    natural_int: Callable[[str], int],
+    seed: Callable[[str], int],
 ) -> None:
     """Give a parser the arguments of ``ddetr-lab train``.
 
     Args:
         parser: of the subcommand.
-        positive_int: the command line's type for counts; ``positive_float`` and ``natural_int`` likewise.
+        positive_int: the command line's type for counts; ``positive_float`` and ``seed`` likewise.
     """
     parser.add_argument(
         "recipe",
@@ -45,9 +47,7 @@ def add_train_arguments(
         help="stop after N minutes of training; evaluation is not counted",
     )
     parser.add_argument("--steps", type=positive_int, metavar="N", help="run N steps instead of the recipe's")
-    parser.add_argument(
-        "--seed", type=natural_int, default=0, metavar="N", help="of weights, order and scenes (default 0)"
-    )
+    parser.add_argument("--seed", type=seed, metavar="N", help="of weights, order and scenes (default 0)")
     parser.add_argument(
         "--weights", metavar="DIR", help="start from these weights: a shipped name, a folder, a hub name"
     )
@@ -80,8 +80,8 @@ def choose_recipe(target: str, data: Path | None = None) -> Recipe:
         data: where the data set lies, instead of what the recipe says.
 
     Raises:
-        FileNotFoundError: if it is none of these.
-        ValueError: if the recipe is no valid one.
+        FileNotFoundError: if it is none of these, or ``data`` is no folder.
+        ValueError: if the recipe is no valid one, or has no use for ``data``.
     """
     from dataclasses import replace
 
@@ -89,12 +89,24 @@ def choose_recipe(target: str, data: Path | None = None) -> Recipe:
 
     path = Path(target)
     if path.is_dir() and not (path / RECORD).is_file():
+        if data is not None:
+            raise ValueError(
+                f"--data {data} beside {target}, which is a folder of pictures itself: leave one of them out, or name "
+                "a recipe in its place"
+            )
         recipe = load_recipe(FOLDER_RECIPE)
         name = path.resolve().name
         return replace(recipe, name=name, data=replace(recipe.data, dataset="coco", folder=str(path.resolve())))
     recipe = load_recipe(target)
     if data is None:
         return recipe
+    if recipe.data.dataset != "coco":
+        raise ValueError(
+            f"--data {data}, but the recipe {recipe.name!r} has its own pictures, {recipe.data.dataset!r}: leave "
+            '--data out, or take a recipe with dataset = "coco"'
+        )
+    if not data.is_dir():
+        raise FileNotFoundError(f"--data {data} is no folder: expected one with pictures and a COCO file")
     return replace(recipe, data=replace(recipe.data, folder=str(data.resolve())))
 
 
@@ -160,9 +172,11 @@ def evaluate_command(
     from ddetr_lab import DeformableDetrImageProcessor
     from ddetr_lab.data.labels import LABEL_MAP_FILE, LabelMap
     from ddetr_lab.evaluation import detect_dataset, score_dataset
-    from ddetr_lab.training.build import detector_class
+    from ddetr_lab.training.build import detector_class, refuse_strips
     from ddetr_lab.training.sets import label_map_of, validation_set
 
+    if arguments.report is not None:
+        check_writable(arguments.report / "report.json", "--report")
     recipe = choose_recipe(arguments.target, arguments.data)
     pictures = validation_set(recipe, arguments.split)
     folder, labels = Path(arguments.target), label_map_of(pictures)
@@ -172,18 +186,23 @@ def evaluate_command(
             f"{labels.to_dict()['labels']}: evaluate on data with the same categories"
         )
     weights = str(folder) if folder.is_dir() else recipe.name
+    processor: Any = DeformableDetrImageProcessor.from_pretrained(weights)
+    if recipe.data.dataset == "coco":
+        refuse_strips(processor, pictures, arguments.split)
     detections = detect_dataset(
         detector_class(recipe).from_pretrained(weights),
-        DeformableDetrImageProcessor.from_pretrained(weights),
+        processor,
         pictures,
         batch_size=recipe.evaluation.batch_size,
         device=usable(arguments.device),
     )
     result = score_dataset(pictures, detections)
-    if arguments.report is not None:
-        from ddetr_lab.evaluation_figures import write_report
+    try:
+        if arguments.report is not None:
+            from ddetr_lab.evaluation_figures import write_report
 
-        for line in write_report(arguments.report, pictures, detections, result):
-            report(line)
-    report(result.line())
+            for line in write_report(arguments.report, pictures, detections, result):
+                report(line)
+    finally:
+        report(result.line())
     return 0

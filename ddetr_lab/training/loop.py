@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from ddetr_lab.detector import DeformableDetrForObjectDetection
 from ddetr_lab.evaluation import EvaluationResult, evaluate
 from ddetr_lab.recipe import Recipe
 from ddetr_lab.training.batches import BatchOrder, training_batches
-from ddetr_lab.training.build import build_model, build_processor
+from ddetr_lab.training.build import build_model, build_processor, refuse_strips
 from ddetr_lab.training.curves import save_curves
 from ddetr_lab.training.distributed import Group, process_group
 from ddetr_lab.training.engine import Engine, NonFiniteError, Update
@@ -41,6 +41,7 @@ from ddetr_lab.training.state import RunState, StateFolder
 __all__ = ["TrainingRun", "train"]
 
 LOG_EVERY = 10  # steps between two lines of metrics.jsonl
+LARGEST_SEED = 2**63 - 1  # that PyTorch takes
 
 
 @dataclass
@@ -72,7 +73,7 @@ def train(
     *,
     steps: int | None = None,
     minutes: float | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     weights: str | Path | None = None,
     device: str | torch.device = "cpu",
     progress: bool = True,
@@ -92,8 +93,9 @@ def train(
         steps: how many steps, instead of the recipe's.
         minutes: stop after so many minutes of training; evaluation does not count. The schedule then runs over time
             as well as over steps, whichever is further, so that rates end where they should in either case.
-        seed: of weights, order, scenes and views; a run that goes on keeps its own.
+        seed: of weights, order, scenes and views; by default 0. A run that goes on keeps its own.
         weights: a folder or shipped name to start from, instead of the recipe's; the optimiser starts afresh.
+            A run that goes on has its own.
         device: where to train; under ``torchrun`` "cuda" is each process's own GPU.
         progress: show a bar.
         resume: go on with the run in ``out``; without one, begin it.
@@ -104,8 +106,11 @@ def train(
         A :class:`TrainingRun`.
 
     Raises:
-        ValueError: if steps or minutes are not positive, the data are wrong, or a resumed run was another one.
-        FileExistsError: if ``out`` holds a run, without ``resume`` or ``overwrite``.
+        ValueError: if steps or minutes are not positive, the seed is out of range, the data are wrong or lie in
+            ``out``, or a resumed run was another one.
+        FileExistsError: if ``out`` holds a run, without ``resume`` or ``overwrite``; or, with ``resume``, weights
+            without a state to go on from.
+        BlockingIOError: if another process trains into ``out``.
         FloatingPointError: if a loss or gradient is not finite; the message names the loss, the step and the pictures,
             and the state before that step is in ``out/failed``.
         KeyboardInterrupt: after Ctrl-C or SIGTERM; the state is saved first.
@@ -114,19 +119,25 @@ def train(
     for name, value in (("steps", steps), ("minutes", minutes)):
         if value is not None and value <= 0:
             raise ValueError(f"{name} = {value}, expected a positive number")
-    with process_group(torch.device(device)) as (group, own_device):
+    if seed is not None and not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(f"seed = {seed}, expected 0 to 2^63 - 1")
+    start = None if weights is None else str(weights)
+    with process_group(torch.device(device)) as (group, own_device), ExitStack() as held:
         folder = RunFolder(out, report)
-        stored = group.on_first(lambda: folder.check(resume, overwrite))
+        group.on_first(lambda: held.enter_context(folder.held()))
+        data = Path(recipe.data.folder) if recipe.data.folder else None
+        stored = group.on_first(lambda: folder.check(resume, overwrite, data))
         if stored is not None:
-            done = resumed_progress(stored, recipe, steps, minutes)
+            done = resumed_progress(stored, recipe, steps, minutes, seed, start)
         else:
             by_epochs = steps is None and recipe.optimization.epochs > 0
-            done = RunProgress(seed, 0 if by_epochs else steps or recipe.optimization.steps, minutes)
+            total = 0 if by_epochs else steps or recipe.optimization.steps
+            done = RunProgress(seed or 0, total, minutes, weights=start or "")
         config = None if stored is None else DeformableDetrConfig.from_dict(stored.content["config"])
         run = _Run(recipe, done, group, own_device, folder, report if group.is_first else _nothing)
         run.build(weights, config)
         if stored is None:
-            group.on_first(lambda: folder.begin(recipe, seed, overwrite))
+            group.on_first(lambda: folder.begin(recipe, done.seed, overwrite))
         else:
             run.go_back(stored)
         run.report(group_table(run.engine.groups, run.model))
@@ -159,6 +170,10 @@ class _Run:
         recipe, progress, settings = self.recipe, self.progress, self.recipe.optimization
         self.training, self.validation = training_set(recipe, progress.total, progress.seed), validation_set(recipe)
         self.labels = common_labels(self.training, self.validation)
+        self.processor = build_processor(recipe)
+        if recipe.data.dataset == "coco":
+            refuse_strips(self.processor, self.training, "training")
+            refuse_strips(self.processor, self.validation, "validation")
         self.order = BatchOrder(
             self.training, settings.batch_size, progress.seed, recipe.data.bucket, settings.accumulation, self.group
         )
@@ -168,7 +183,6 @@ class _Run:
         self.model = build_model(recipe, self.labels, weights, config).to(self.device)
         # Channels side by side in memory, the layout that convolutions are fastest in.
         self.model.model.backbone.to(memory_format=torch.channels_last)
-        self.processor = build_processor(recipe)
         self.engine = Engine(self.model, settings, self.group)
         if self.group.size > 1:  # weights are those of the first process; from here on each draws its own numbers
             torch.manual_seed(progress.seed + self.group.rank)

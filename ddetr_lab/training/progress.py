@@ -22,6 +22,7 @@ class RunProgress:
         seconds: of training so far, over all parts of the run, without evaluation.
         evaluated_step, evaluated_seconds: when it was evaluated last; 0 at first.
         best: the best AP so far.
+        weights: what it began from instead of the recipe's; "" is the recipe's.
     """
 
     seed: int
@@ -32,6 +33,7 @@ class RunProgress:
     evaluated_step: int = 0
     evaluated_seconds: float = 0.0
     best: float | None = None
+    weights: str = ""
 
     @property
     def share(self) -> float:

@@ -18,7 +18,12 @@ _FREE = (("data", "workers"), ("data", "folder"), ("evaluation", None), ("checkp
 
 
 def resumed_progress(
-    stored: RunState, recipe: Recipe, steps: int | None = None, minutes: float | None = None
+    stored: RunState,
+    recipe: Recipe,
+    steps: int | None = None,
+    minutes: float | None = None,
+    seed: int | None = None,
+    weights: str | None = None,
 ) -> RunProgress:
     """Return how far a stored run has come.
 
@@ -26,10 +31,10 @@ def resumed_progress(
         stored: its state.
         recipe: what it shall go on with.
         steps: asked for on the command line, or None.
-        minutes: the same.
+        minutes, seed, weights: the same.
 
     Raises:
-        ValueError: if the run was of another recipe, or laid out for other steps or minutes.
+        ValueError: if the run was of another recipe, laid out for other steps or minutes, or began otherwise.
     """
     before = recipe_from_dict(
         recipe.name, {key: part for key, part in stored.content["recipe"].items() if key != "name"}
@@ -46,6 +51,13 @@ def resumed_progress(
             raise ValueError(
                 f"{name} = {given}, but the run was laid out for {own}, and its learning rates with it: resume without "
                 "it; to train on, begin a new run with --weights and the folder of this one"
+            )
+    begun = {"seed": (seed, progress.seed), "weights": (weights, progress.weights or "those of its recipe")}
+    for name, (asked, first) in begun.items():
+        if asked is not None and asked != first:
+            raise ValueError(
+                f"{name} = {asked}, but the run began with {first}, and goes on with what it has learnt since: "
+                f"resume without --{name}, or begin a new run with another --out"
             )
     return progress
 

@@ -8,10 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ddetr_lab.data.coco import ANNOTATION_FILES, CocoDataset
 from ddetr_lab.data.coco_parts import coco_parts
 from ddetr_lab.data.digits import DigitScenes
 from ddetr_lab.data.labels import LabelMap
+from ddetr_lab.data.sampling import picture_sizes
 from ddetr_lab.recipe import Recipe
 
 __all__ = ["HELD_OUT", "PictureSubset", "coco_split", "common_labels", "label_map_of", "training_set", "validation_set"]
@@ -43,6 +47,10 @@ class PictureSubset:
     def __getitem__(self, index: int) -> Any:
         return self.dataset[self.indices[index]]
 
+    def picture_sizes(self) -> NDArray[np.float64]:
+        """Return the (N, 2) width and height in _px."""
+        return picture_sizes(self.dataset)[self.indices]
+
     def coco_ground_truth(self) -> dict[str, Any]:
         """Return the COCO dictionary of these pictures alone."""
         truth = self.dataset.coco_ground_truth()
@@ -70,7 +78,7 @@ def coco_split(folder: str | Path, split: str) -> Any:
 
     Raises:
         FileNotFoundError: if there is no such data; the message says what was looked for.
-        ValueError: if a file is no COCO file.
+        ValueError: if a file is no COCO file, or the one for everything has too few pictures to hold some out.
     """
     folder = Path(folder)
     if split not in ("train", "val"):
@@ -90,6 +98,11 @@ def coco_split(folder: str | Path, split: str) -> Any:
         )
     everything = CocoDataset(whole.file)
     held_out = split == "val"
+    if held_out and len(everything) < HELD_OUT:
+        raise ValueError(
+            f"{len(everything)} pictures in {whole.file} leave none for validation: expected at least {HELD_OUT}, or a "
+            "folder val of its own beside a folder train"
+        )
     return PictureSubset(
         everything, [index for index in range(len(everything)) if (index % HELD_OUT == HELD_OUT - 1) == held_out]
     )
@@ -128,12 +141,15 @@ def validation_set(recipe: Recipe, split: str = "val") -> Any:
 
     Raises:
         FileNotFoundError: if there are no such data.
-        ValueError: if the data have no such part.
+        ValueError: if the data have no such part, or it has no picture.
     """
     data = recipe.data
     if data.dataset == "digits":
         return DigitScenes(split, num_scenes=recipe.evaluation.scenes, seed=0, size=data.size)
-    return _split(recipe, split)
+    dataset = _split(recipe, split)
+    if len(dataset) == 0:
+        raise ValueError(f"the {split} part of {data.folder or data.dataset} has no picture: nothing can be scored")
+    return dataset
 
 
 def common_labels(training: Any, validation: Any) -> LabelMap:

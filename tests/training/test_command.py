@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from ddetr_lab import DeformableDetrForObjectDetection
 from ddetr_lab.cli import main
@@ -117,3 +118,49 @@ def test_the_package_says_what_it_has():
     assert sorted(ddetr_lab.training._HOME) == ddetr_lab.training.__all__ == dir(ddetr_lab.training)
     with pytest.raises(AttributeError, match="has no attribute 'trian'; it has TrainingRun"):
         print(ddetr_lab.training.trian)
+
+
+def test_data_that_would_not_be_used_are_refused(own_pictures, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.json").write_text(json.dumps({**load_recipe("digits").to_dict(), "seed": 0}))
+    for words, told in (
+        (["evaluate", str(tmp_path), "--data", "/nonexistent"], "has its own pictures, 'digits': leave --data out"),
+        (["train", "digits", "--data", str(own_pictures)], "has its own pictures, 'digits': leave --data out"),
+        (["train", "trees", "--data", str(own_pictures)], "has its own pictures, 'trees': leave --data out"),
+        (
+            ["train", str(own_pictures), "--data", str(own_pictures)],
+            "is a folder of pictures itself: leave",
+        ),
+        (["train", "coco", "--data", "/nonexistent"], "--data /nonexistent is no folder"),
+    ):
+        assert main(words) == 1
+        assert told in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_is_not_trained_into_itself(own_pictures, tmp_path, capsys):
+    folder = tmp_path / "label_studio"
+    shutil.copytree(own_pictures, folder)
+    (folder / "annotations.json").rename(folder / "result.json")
+    before = (folder / "result.json").read_bytes()
+    for how in ([], ["--overwrite"], ["--resume"]):
+        assert main(["train", str(folder), "--out", str(folder), "--steps", "1", "--device", "cpu", *how]) == 1
+        assert "is the folder of the data set: choose another --out" in capsys.readouterr().err
+    assert (folder / "result.json").read_bytes() == before
+    assert sorted(path.name for path in folder.iterdir()) == ["images", "result.json"]
+
+
+def test_a_picture_too_thin_is_named_before_training(own_pictures, tmp_path, capsys):
+    folder = tmp_path / "thin"
+    shutil.copytree(own_pictures, folder)
+    content = json.loads((folder / "annotations.json").read_text())
+    entry = content["images"][3]
+    Image.new("RGB", (5000, 1)).save(folder / entry["file_name"])
+    entry["width"], entry["height"] = 5000, 1
+    content["annotations"] = [box for box in content["annotations"] if box["image_id"] != entry["id"]]
+    (folder / "annotations.json").write_text(json.dumps(content))
+    assert main(["train", str(folder), "--steps", "1", "--device", "cpu", "--out", str(tmp_path / "run")]) == 1
+    told = capsys.readouterr().err
+    assert f"training picture {entry['id']} ({entry['file_name']}): " in told
+    assert "makes a 1 x 5000 picture 0 x 0: no pixels left. It is too thin: leave it out" in told
+    assert not (tmp_path / "run").exists()

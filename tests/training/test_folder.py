@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import errno
+import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,3 +60,89 @@ def test_a_folder_that_cannot_be_written_is_told_before_training(tmp_path, monke
     monkeypatch.setattr(Path, "touch", refused)
     with pytest.raises(OSError, match="cannot be written .Read-only file system.: choose another --out"):
         RunFolder(tmp_path / "new").begin(RECIPE, 0, overwrite=False)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "best", "label_map.json"])
+def test_what_was_saved_without_a_state_is_not_begun_over(tmp_path, name):
+    (tmp_path / name).mkdir() if "." not in name else (tmp_path / name).write_text("precious")
+    with pytest.raises(FileExistsError, match=f"holds {name}, but no state to resume: --overwrite .* --out"):
+        RunFolder(tmp_path).check(resume=True, overwrite=False)
+
+
+def test_a_run_that_was_stopped_before_it_saved_begins_anew(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.begin(RECIPE, 0, overwrite=False)
+    (tmp_path / "metrics.jsonl").write_text("")
+    (tmp_path / "state").mkdir()
+    assert folder.check(resume=True, overwrite=False) is None
+
+
+@pytest.mark.parametrize("how", [{}, {"resume": True}, {"overwrite": True}], ids=["new", "resume", "overwrite"])
+@pytest.mark.parametrize("name", ["annotations.json", "result.json"])
+@pytest.mark.parametrize("trained_before", [False, True])
+def test_a_data_set_is_not_taken_for_a_run(tmp_path, how, name, trained_before):
+    (tmp_path / name).write_text('{"images": [], "annotations": [], "categories": []}')
+    if trained_before:
+        RunFolder(tmp_path).write_json("recipe.json", RECIPE.to_dict())
+    with pytest.raises(ValueError, match=f"holds {name}, the file of a data set: choose another --out"):
+        RunFolder(tmp_path).check(**{"resume": False, "overwrite": False, **how})
+
+
+def test_the_folder_of_the_data_set_is_refused_and_a_run_s_result_is_not(tmp_path):
+    with pytest.raises(ValueError, match="is the folder of the data set"):
+        RunFolder(tmp_path / "sub" / "..").check(False, True, data=tmp_path)
+    with pytest.raises(ValueError, match="lies among the files of out"):
+        RunFolder(tmp_path).check(False, True, data=tmp_path / "best" / "pictures")
+    folder = RunFolder(tmp_path)
+    folder.begin(RECIPE, 0, overwrite=False)
+    folder.write_json("result.json", {"steps": 3, "ap": 0.5})
+    assert folder.check(False, True, data=tmp_path / "pictures") is None
+
+
+def test_a_held_folder_is_left_as_it_was(tmp_path):
+    with RunFolder(tmp_path / "a" / "b").held():
+        assert RunFolder(tmp_path / "a" / "b").check(False, False) is None, "the lock is no run"
+        with (
+            pytest.raises(BlockingIOError, match="another process trains into"),
+            RunFolder(tmp_path / "a" / "b").held(),
+        ):
+            pass
+    assert list(tmp_path.iterdir()) == []
+    with RunFolder(tmp_path / "a").held():
+        (tmp_path / "a" / "recipe.json").write_text(json.dumps({}))
+    assert [entry.name for entry in (tmp_path / "a").iterdir()] == ["recipe.json"]
+
+
+def test_a_folder_that_cannot_be_written_is_not_held(tmp_path, monkeypatch):
+    def refused(self, *arguments, **named):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    with RunFolder(tmp_path / "new").held(), pytest.raises(OSError, match="cannot be written .Read-only file system."):
+        RunFolder(tmp_path / "new").begin(RECIPE, 0, overwrite=False)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and a lock that goes with a process")
+def test_a_killed_process_holds_nothing_even_if_its_worker_lives(tmp_path):
+    code = (
+        "import os, sys, time\n"
+        "from ddetr_lab.training.folder import RunFolder\n"
+        "with RunFolder(sys.argv[1]).held():\n"
+        "    worker = os.fork()\n"
+        "    if worker: print(worker, flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    worker = int(process.stdout.readline())
+    try:
+        with pytest.raises(BlockingIOError), RunFolder(tmp_path).held():
+            pass
+        process.kill()
+        process.wait()
+        with RunFolder(tmp_path).held():
+            assert RunFolder(tmp_path).check(False, False) is None
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        process.stdout.close()
+    assert list(tmp_path.iterdir()) == []

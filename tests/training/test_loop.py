@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -195,6 +196,53 @@ def test_a_run_that_is_over_is_only_scored_again(tiny_recipe, tmp_path):
 
 def test_resume_without_a_run_begins_one(tiny_recipe, tmp_path):
     assert train(tiny_recipe, tmp_path / "new", steps=1, resume=True, progress=False).steps == 1
+
+
+def test_a_run_that_goes_on_takes_no_other_seed_and_no_other_weights(tiny_recipe, tmp_path):
+    weights = tiny_recipe.model.weights
+    train(tiny_recipe, tmp_path, steps=1, seed=3, weights=weights, progress=False)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    for other, told in (({"seed": 7}, "seed = 7"), ({"weights": "/nonexistent"}, "weights = /nonexistent")):
+        with pytest.raises(ValueError, match=f"{told}, but the run began with"):
+            train(tiny_recipe, tmp_path, resume=True, progress=False, **other)
+    # The command that began it may be given again as it was.
+    train(tiny_recipe, tmp_path, steps=1, seed=3, weights=weights, resume=True, progress=False)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_a_seed_that_no_generator_takes_is_refused(tiny_recipe, tmp_path):
+    for seed in (-1, 2**63):
+        with pytest.raises(ValueError, match=f"seed = {seed}, expected 0 to"):
+            train(tiny_recipe, tmp_path, seed=seed)
+    assert train(tiny_recipe, tmp_path, seed=2**63 - 1, steps=1, progress=False).steps == 1
+
+
+def test_weights_without_a_state_are_not_trained_over(tiny_recipe, tiny_weights, tmp_path):
+    shutil.copytree(tiny_weights, tmp_path / "copy")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "copy").iterdir()}
+    with pytest.raises(FileExistsError, match=r"model\.safetensors, but no state to resume: --overwrite"):
+        train(tiny_recipe, tmp_path / "copy", steps=1, resume=True, progress=False)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "copy").iterdir()} == before
+
+
+def test_a_second_process_is_kept_out_of_a_folder_for_as_long_as_a_run_lasts(tiny_recipe, tmp_path, monkeypatch):
+    update, refused = Engine.update, []
+
+    def second(self, pieces):
+        before = sorted(tmp_path.rglob("*"))
+        for how in ({}, {"resume": True}, {"overwrite": True}):
+            with pytest.raises(BlockingIOError, match="another process trains into .*: wait for its end"):
+                train(tiny_recipe, tmp_path, progress=False, **how)
+            refused.append(how)
+        assert sorted(tmp_path.rglob("*")) == before
+        return update(self, pieces)
+
+    monkeypatch.setattr(Engine, "update", second)
+    train(tiny_recipe, tmp_path, steps=1, progress=False)
+    assert len(refused) == 3
+    monkeypatch.undo()
+    assert not list(tmp_path.glob("*.lock")) and not list(tmp_path.glob(".*"))
+    train(tiny_recipe, tmp_path, resume=True, progress=False)
 
 
 def test_a_run_is_not_overwritten_unless_that_is_asked_for(tiny_recipe, tmp_path):

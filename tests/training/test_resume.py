@@ -49,3 +49,13 @@ def test_another_recipe_is_refused_with_what_differs():
 def test_another_length_is_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} = {value}, but the run was laid out for"):
         resumed_progress(stored(), RECIPE, **{name: value})
+
+
+def test_another_beginning_is_refused_and_the_same_is_not():
+    assert resumed_progress(stored(), RECIPE, seed=4).seed == 4
+    with pytest.raises(ValueError, match="seed = 7, but the run began with 4.*resume without --seed"):
+        resumed_progress(stored(), RECIPE, seed=7)
+    assert resumed_progress(stored(weights="digits"), RECIPE, weights="digits").weights == "digits"
+    for begun in ({}, {"weights": "digits"}):
+        with pytest.raises(ValueError, match="weights = other, but the run began with .*resume without --weights"):
+            resumed_progress(stored(**begun), RECIPE, weights="other")

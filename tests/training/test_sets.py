@@ -7,7 +7,8 @@ import shutil
 
 import pytest
 
-from ddetr_lab.data import DigitScenes, write_coco
+from ddetr_lab.data import CocoDataset, DigitScenes, write_coco
+from ddetr_lab.data.sampling import picture_sizes
 from ddetr_lab.recipe import Recipe
 from ddetr_lab.training.sets import PictureSubset, coco_split, common_labels, training_set, validation_set
 from tests.training.conftest import changed
@@ -96,3 +97,28 @@ def test_trees_are_asked_for_with_the_recipe_s_tile(monkeypatch):
     validation_set(recipe)
     validation_set(recipe, "OSBS")
     assert asked == [("train", 200), ("val", 200), ("OSBS", 200)]
+
+
+def test_too_few_pictures_leave_none_for_validation(tmp_path):
+    path = write_coco(DigitScenes("val", num_scenes=4, size=64), tmp_path / "four")
+    own = changed(RECIPE, "data", dataset="coco", folder=str(tmp_path / "four"))
+    assert len(training_set(own, 1, 0)) == 4
+    with pytest.raises(
+        ValueError, match=r"4 pictures in .* leave none for validation: expected at least 5, or a folder"
+    ):
+        validation_set(own)
+    write_coco(DigitScenes("train", num_scenes=2, size=64), tmp_path / "split" / "train")
+    (tmp_path / "split" / "val").mkdir()
+    empty = {**json.loads(path.read_text()), "images": [], "annotations": []}
+    (tmp_path / "split" / "val" / "annotations.json").write_text(json.dumps(empty))
+    with pytest.raises(ValueError, match="the val part of .* has no picture"):
+        validation_set(changed(RECIPE, "data", dataset="coco", folder=str(tmp_path / "split")))
+
+
+def test_a_subset_s_sizes_are_those_of_its_pictures(one_file):
+    content = json.loads((one_file / "annotations.json").read_text())
+    for entry in content["images"]:
+        del entry["width"], entry["height"]
+    (one_file / "unsized.json").write_text(json.dumps(content))
+    subset = PictureSubset(CocoDataset(one_file / "unsized.json"), [2, 5])
+    assert picture_sizes(subset).tolist() == [list(subset[index][0].size) for index in (0, 1)]
