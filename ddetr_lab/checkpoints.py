@@ -9,6 +9,7 @@ import copy
 import os
 import re
 import warnings
+from collections.abc import Mapping
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from ddetr_lab.authors_checkpoint import read_authors_checkpoint
 from ddetr_lab.checkpoint_files import WEIGHT_FILES, contiguous_copy, read_weights, write_pickle, write_safetensors
 from ddetr_lab.config import DeformableDetrConfig
-from ddetr_lab.files import HubOptions, shipped, shipped_names, write_together
+from ddetr_lab.files import HubOptions, refuse_push, shipped, shipped_names, write_together
 from ddetr_lab.loading_report import LoadingReport, fit_state, tied_names
 
 __all__ = ["LoadingReport", "PretrainedMixin", "from_pretrained", "save_pretrained", "shipped", "shipped_names"]
@@ -29,6 +30,34 @@ _PART = re.compile(r"(model-\d{5}-of-\d{5}\.safetensors|pytorch_model-\d{5}-of-\
 
 # A model may be four times as large as the file that it is loaded from, and always as large as this; both in bytes.
 _TIMES_THE_FILE, _ALWAYS_FINE = 4, 4 * 2**30
+
+# Keywords of the reference that say how weights get into memory or into a file, and whether code may be run, which is
+# never the case here.
+_WITHOUT_EFFECT = (
+    "_fast_init",
+    "_from_auto",
+    "low_cpu_mem_usage",
+    "resume_download",
+    "save_function",
+    "token",
+    "trust_remote_code",
+)
+# Those that would have to change something; they may be given as None or False.
+_OFF = (
+    "device_map",
+    "from_flax",
+    "from_tf",
+    "load_in_4bit",
+    "load_in_8bit",
+    "max_memory",
+    "mirror",
+    "offload_folder",
+    "offload_state_dict",
+    "proxies",
+    "quantization_config",
+    "use_auth_token",
+    "variant",
+)
 
 _Model = TypeVar("_Model", bound="PretrainedMixin")
 
@@ -48,16 +77,18 @@ class PretrainedMixin(nn.Module):
         state_dict: dict[str, Tensor] | None = None,
         torch_dtype: torch.dtype | None = None,
         max_shard_size: int | str | None = None,
+        **options: Any,
     ) -> None:
         """Write ``config.json`` and the weights into a folder; see :func:`save_pretrained`."""
-        save_pretrained(self, save_directory, safe_serialization, state_dict, torch_dtype, max_shard_size)
+        save_pretrained(self, save_directory, safe_serialization, state_dict, torch_dtype, max_shard_size, **options)
 
     @classmethod
     def from_pretrained(
         cls: type[_Model],
-        name_or_path: str | os.PathLike[str],
+        name_or_path: str | os.PathLike[str] | None,
         *,
         config: DeformableDetrConfig | str | os.PathLike[str] | None = None,
+        state_dict: dict[str, Tensor] | None = None,
         strict: bool = True,
         ignore_mismatched_sizes: bool = False,
         torch_dtype: torch.dtype | str | None = None,
@@ -70,6 +101,7 @@ class PretrainedMixin(nn.Module):
             cls,
             name_or_path,
             config=config,
+            state_dict=state_dict,
             strict=strict,
             ignore_mismatched_sizes=ignore_mismatched_sizes,
             torch_dtype=torch_dtype,
@@ -123,6 +155,9 @@ def save_pretrained(
     state_dict: dict[str, Tensor] | None = None,
     torch_dtype: torch.dtype | None = None,
     max_shard_size: int | str | None = None,
+    is_main_process: bool = True,
+    push_to_hub: bool = False,
+    **options: Any,
 ) -> None:
     """Write ``config.json`` and ``model.safetensors`` into a folder, both whole or neither.
 
@@ -137,14 +172,23 @@ def save_pretrained(
         state_dict: what to write instead of ``model.state_dict()``, for example averaged weights.
         torch_dtype: cast floats to it in the file, for example ``torch.float16`` for half the size.
         max_shard_size: changes nothing: a model of this kind is always one file.
+        is_main_process: False writes nothing: of several processes, one should.
+        push_to_hub: must be False.
+        **options: other keywords of the reference, as in :func:`from_pretrained`.
 
     Raises:
         NotADirectoryError: if ``save_directory`` is a file.
         OSError: if writing fails, for example on a full disk; files of an earlier save are as they were.
-        ValueError: if ``state_dict`` has names that the model lacks, or values do not fit ``torch_dtype``.
+        TypeError: for an option that would have to change something.
+        ValueError: if ``state_dict`` has names that the model lacks, values do not fit ``torch_dtype``, or
+            ``push_to_hub`` is asked for.
 
     Built in chapter 12.
     """
+    refuse_push(push_to_hub)
+    _refuse_options(options, "save_pretrained")
+    if not is_main_process:
+        return
     folder = Path(save_directory)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"save_directory = {str(folder)!r} is a file, expected a folder")
@@ -182,9 +226,10 @@ def save_pretrained(
 
 def from_pretrained(
     cls: type[_Model],
-    name_or_path: str | os.PathLike[str],
+    name_or_path: str | os.PathLike[str] | None,
     *,
     config: DeformableDetrConfig | str | os.PathLike[str] | None = None,
+    state_dict: dict[str, Tensor] | None = None,
     strict: bool = True,
     ignore_mismatched_sizes: bool = False,
     torch_dtype: torch.dtype | str | None = None,
@@ -199,15 +244,16 @@ def from_pretrained(
     Args:
         cls: the model class. A detector's file loads into the bare model and the other way round.
         name_or_path: a folder that ``save_pretrained`` (or transformers) wrote, a shipped name such as ``"digits"``, or
-            a hub name such as ``"SenseTime/deformable-detr"``.
+            a hub name such as ``"SenseTime/deformable-detr"``; None if ``config`` and ``state_dict`` are given.
         config: a configuration, or where to load one from, instead of the file's own; it is copied.
+        state_dict: weights to load instead of the file's.
         strict: refuse a file that lacks a tensor, has one too many, or holds NaN or infinity.
         ignore_mismatched_sizes: let tensors of another shape start fresh, as for another number of labels.
         torch_dtype: dtype of the model; float32 where it is None, whatever the file has; ``"auto"`` takes the file's.
         output_loading_info: return ``(model, report)``.
         use_safetensors: True reads only safetensors, False only ``.bin``, None takes safetensors if they are there.
         **kwargs: fields of the configuration to replace (``num_labels``, ``id2label`` …) and options of the hub
-            (``ddetr_lab.files.HubOptions``).
+            (``ddetr_lab.files.HubOptions``). Other keywords of the reference are taken if they change nothing here.
 
     Returns:
         The model, whose ``loading_report`` says what became of every tensor.
@@ -221,7 +267,11 @@ def from_pretrained(
     Built in chapter 12.
     """
     hub_options = {key: kwargs.pop(key) for key in HubOptions if key in kwargs}
-    if Path(name_or_path).is_file():
+    _refuse_options({key: kwargs.pop(key) for key in (*_WITHOUT_EFFECT, *_OFF) if key in kwargs}, "from_pretrained")
+    if name_or_path is None and (state_dict is None or config is None):
+        raise TypeError("name_or_path is None: expected a folder or a name, unless config and state_dict are given")
+    source = "state_dict" if name_or_path is None else str(name_or_path)
+    if name_or_path is not None and Path(name_or_path).is_file():
         raise ValueError(
             f"{str(name_or_path)!r} is a file, expected the folder it lies in; "
             f"a .pth of the paper authors' code goes to {cls.__name__}.from_authors(path)"
@@ -229,11 +279,13 @@ def from_pretrained(
     if isinstance(config, DeformableDetrConfig):
         built = _with_overrides(config, kwargs)
     else:
-        there = name_or_path if config is None else config
+        there = source if config is None else config
         built = _with_overrides(cls.config_class.from_pretrained(there, **hub_options), kwargs)
-    built.name_or_path = str(name_or_path)
-    state = read_weights(name_or_path, use_safetensors, **hub_options)
-    _check_memory(built, state, str(name_or_path))
+    built.name_or_path = name_or_path or ""
+    state = state_dict
+    if state is None:
+        state = read_weights(source, use_safetensors, **hub_options)
+    _check_memory(built, state, source)
     model = _build(cls, built)
     dtype = _model_dtype(torch_dtype, built, state)
     if dtype is not None:
@@ -241,7 +293,7 @@ def from_pretrained(
     report = fit_state(
         model,
         state,
-        source=str(name_or_path),
+        source=source,
         strict=strict,
         ignore_mismatched_sizes=ignore_mismatched_sizes,
         base_prefix=cls.base_model_prefix,
@@ -258,6 +310,18 @@ def _with_overrides(config: DeformableDetrConfig, overrides: dict[str, Any]) -> 
     if unused:
         raise TypeError(f"{', '.join(unused)}: neither a field of the configuration nor an option of from_pretrained")
     return updated
+
+
+def _refuse_options(options: Mapping[str, Any], method: str) -> None:
+    """Refuse options of the reference that would have to change something, and those that are none.
+
+    Raises:
+        TypeError: names them.
+    """
+    if unknown := [name for name in options if name not in (*_WITHOUT_EFFECT, *_OFF)]:
+        raise TypeError(f"{', '.join(unknown)}: no option of {method}")
+    if asked := [name for name, value in options.items() if name in _OFF and value not in (None, False)]:
+        raise TypeError(f"{', '.join(asked)}: an option of the reference that {method} has no use for: leave it out")
 
 
 def _check_memory(config: DeformableDetrConfig, state: dict[str, Tensor], source: str) -> None:

@@ -79,6 +79,7 @@ class DeformableDetrConfig(ConfigBase):
     """
 
     model_type = "deformable_detr"
+    attribute_map = {"hidden_size": "d_model", "num_attention_heads": "encoder_attention_heads"}
 
     def __init__(
         self,
@@ -237,11 +238,6 @@ class DeformableDetrConfig(ConfigBase):
     @num_attention_heads.setter
     def num_attention_heads(self, value: int) -> None:
         self.encoder_attention_heads = value
-
-    @classmethod
-    def field_aliases(cls) -> dict[str, str]:
-        """Return the second names of fields, as ``{alias: field}``."""
-        return {"hidden_size": "d_model", "num_attention_heads": "encoder_attention_heads"}
 
 
 def _as_backbone_config(value: Any) -> ResNetConfig | None:

@@ -12,12 +12,12 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 
 from ddetr_lab.config_fields import BASE_FIELDS
-from ddetr_lab.files import HubOptions, find_file, read_object, write_together
+from ddetr_lab.files import HubOptions, find_file, read_object, refuse_push, write_together
 
 __all__ = ["FORMAT_VERSION", "ConfigBase"]
 
@@ -37,9 +37,15 @@ class ConfigBase:
     """A bag of fields that goes to ``config.json`` and back without loss (transformers 4.34, ``PretrainedConfig``).
 
     Two configurations are equal when every field is, wherever they were loaded from. Built in chapter 12.
+
+    Attributes:
+        attribute_map: second names of fields, as ``{alias: field}``.
+        is_composition: False, as none of these is made of several models' configurations.
     """
 
     model_type: str = ""
+    attribute_map: ClassVar[Mapping[str, str]] = {}
+    is_composition = False
 
     id2label: dict[int, str]
     label2id: dict[str, int]
@@ -79,7 +85,7 @@ class ConfigBase:
 
     def _warn_about_a_slip(self, key: str) -> None:
         # Unknown fields are legal, as newer files have some; one letter beside a known field is hardly meant so.
-        fields = [*vars(self), "num_labels", *self.field_aliases()]
+        fields = [*vars(self), "num_labels", *self.attribute_map]
         near = difflib.get_close_matches(key, fields, n=1, cutoff=0.85)
         if near and key not in fields:
             warnings.warn(f"{key!r} is no field of {type(self).__name__}: did you mean {near[0]!r}?", stacklevel=4)
@@ -192,12 +198,14 @@ class ConfigBase:
         text = self.to_json_string(use_diff)
         write_together({Path(json_file_path): lambda path: path.write_text(text, encoding="utf-8")})
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False) -> None:
         """Write ``config.json`` into a folder, which is made if need be.
 
         Raises:
             NotADirectoryError: if ``save_directory`` is a file.
+            ValueError: if ``push_to_hub`` is asked for, which needs an account.
         """
+        refuse_push(push_to_hub)
         folder = Path(save_directory)
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"save_directory = {str(folder)!r} is a file, expected a folder")
@@ -226,10 +234,10 @@ class ConfigBase:
             fields.pop("num_labels", None)
             if "id2label" not in overrides and old is not None and len(old) == overrides["num_labels"]:
                 fields |= {"id2label": old, "label2id": old_label2id}  # the same number: the names stay
-        known = set(vars(cls())) | set(fields) | {"num_labels", "name_or_path", *cls.field_aliases()}
+        known = set(vars(cls())) | set(fields) | {"num_labels", "name_or_path", *cls.attribute_map}
         fields |= {key: value for key, value in overrides.items() if key in known}
         # An alias and its field may both be there now; the override is the one that counts.
-        for alias, field in cls.field_aliases().items():
+        for alias, field in cls.attribute_map.items():
             if alias in fields:
                 value = fields.pop(alias)
                 if alias in overrides or field not in fields:
@@ -239,11 +247,6 @@ class ConfigBase:
         if unused and not return_unused_kwargs:
             warnings.warn(f"{', '.join(unused)}: no field of {cls.__name__}, so it changes nothing", stacklevel=2)
         return (config, unused) if return_unused_kwargs else config
-
-    @classmethod
-    def field_aliases(cls) -> dict[str, str]:
-        """Return the second names of fields, as ``{alias: field}``."""
-        return {}
 
     @classmethod
     def from_json_file(cls: type[_Self], json_file: str | os.PathLike[str]) -> _Self:
@@ -267,11 +270,19 @@ class ConfigBase:
             FileNotFoundError: if there is no such file, or the hub cannot be reached; the message has the remedy.
             ValueError: for a broken file or fields that are out of range.
         """
-        options = {key: overrides.pop(key) for key in HubOptions if key in overrides}
+        fields, overrides = cls.get_config_dict(name_or_path, **overrides)
+        return cls.from_dict(fields, **overrides)
+
+    @classmethod
+    def get_config_dict(
+        cls, name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read the fields that :meth:`from_pretrained` builds from; return them, and those of ``kwargs`` left over."""
+        options = {key: kwargs.pop(key) for key in HubOptions if key in kwargs}
         path = Path(os.path.expanduser(name_or_path))
         if not path.is_file():
             path = find_file(name_or_path, "config.json", **options)
-        return cls.from_dict(read_object(path, "config") | {"_name_or_path": str(name_or_path)}, **overrides)
+        return read_object(path, "config") | {"_name_or_path": str(name_or_path)}, kwargs
 
     def update(self, config_dict: Mapping[str, Any]) -> None:
         """Set several attributes at once."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ddetr_lab.config import DeformableDetrConfig
@@ -75,13 +76,16 @@ class DeformableDetrForObjectDetection(DeformableDetrPreTrainedModel):
         reference = outputs.init_reference_points
         if states is None or references is None or reference is None:
             raise ValueError("outputs lack intermediate states or reference points: pass what the model returned")
-        layers = []
+        logits, boxes = [], []
         for index in range(states.shape[1]):
             hidden = states[:, index]
-            boxes = refine_boxes(self.bbox_embed[index](hidden), reference)
-            layers.append({"logits": self.class_embed[index](hidden), "pred_boxes": boxes})
+            logits.append(self.class_embed[index](hidden))
+            boxes.append(refine_boxes(self.bbox_embed[index](hidden), reference))
             reference = references[:, index]
-        return layers
+        # Stacked, so that a layer that no loss reads has gradients of zero, as in the reference, rather than none:
+        # processes that train together wait for every gradient.
+        layers = zip(torch.stack(logits), torch.stack(boxes), strict=True)
+        return [{"logits": of_class, "pred_boxes": of_box} for of_class, of_box in layers]
 
     def forward(
         self,

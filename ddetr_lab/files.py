@@ -19,6 +19,7 @@ __all__ = [
     "find_file",
     "is_shipped",
     "locked",
+    "refuse_push",
     "read_object",
     "shipped",
     "shipped_names",
@@ -213,6 +214,16 @@ def check_writable(path: str | os.PathLike[str], option: str) -> None:
         raise type(error)(
             f"{option} {path} cannot be written ({error.strerror or error}): name one in a folder that you may write to"
         ) from error
+
+
+def refuse_push(push_to_hub: bool) -> None:
+    """Refuse what ``save_pretrained`` of the reference offers and only an account allows.
+
+    Raises:
+        ValueError: if it was asked for.
+    """
+    if push_to_hub:
+        raise ValueError("push_to_hub=True is not supported: save, then run huggingface-cli upload on the folder")
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:

@@ -67,12 +67,12 @@ def size_dict(size: int | Sequence[int] | Mapping[str, int] | None, max_size: in
     raise ValueError(f"size is {size!r}: expected a dict such as {{'shortest_edge': 800, 'longest_edge': 1333}}")
 
 
-def output_size(height: int, width: int, size: Mapping[str, int]) -> tuple[int, int]:
+def output_size(height: int, width: int, size: Mapping[str, Any]) -> tuple[int, int]:
     """Compute the (height, width) that a picture is resized to.
 
     With edges, the shorter one becomes ``shortest_edge`` unless the longer one would then pass ``longest_edge``; in
-    that case the shorter one is rounded to what keeps the proportions. The longer one is always cut to a whole
-    number, so 653 x 958 at 640/640 gives 436 x 639.
+    that case the shorter one is rounded to what keeps the proportions; a ``longest_edge`` of None is no limit. The
+    longer one is always cut to a whole number, so 653 x 958 at 640/640 gives 436 x 639.
 
     Raises:
         ValueError: if ``size`` lacks an edge, or a side of the result would be zero.
@@ -80,10 +80,10 @@ def output_size(height: int, width: int, size: Mapping[str, int]) -> tuple[int, 
     Source: the reference's ``get_size_with_aspect_ratio``. Built in chapter 2.
     """
     if {"shortest_edge", "longest_edge"} <= set(size):
-        short = size["shortest_edge"]
+        short, most = size["shortest_edge"], size["longest_edge"]
         longer, shorter = float(max(height, width)), float(min(height, width))
-        if longer / shorter * short > size["longest_edge"]:
-            short = round(size["longest_edge"] * shorter / longer)
+        if most is not None and longer / shorter * short > most:
+            short = round(most * shorter / longer)
         if (height <= width and height == short) or (width <= height and width == short):
             result = height, width
         elif width < height:

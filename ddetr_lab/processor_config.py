@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ddetr_lab.files import HubOptions, find_file, read_object, write_atomically
+from ddetr_lab.files import HubOptions, find_file, read_object, refuse_push, write_atomically
 
 __all__ = ["PROCESSOR_FILE", "ProcessorConfigMixin", "check_switches"]
 
@@ -158,8 +158,7 @@ class ProcessorConfigMixin:
         Raises:
             ValueError: if ``save_directory`` is a file, or ``push_to_hub`` is asked for, which needs an account.
         """
-        if push_to_hub:
-            raise ValueError("push_to_hub=True is not supported: save, then run huggingface-cli upload on the folder")
+        refuse_push(push_to_hub)
         folder = Path(save_directory)
         if folder.is_file():
             raise ValueError(f"save_directory {folder} is a file: give a folder")

@@ -315,6 +315,36 @@ def test_a_single_file_is_refused_with_the_remedy(tmp_path: Path) -> None:
         DeformableDetrForObjectDetection.from_pretrained(tmp_path / "model.safetensors")
 
 
+def test_keywords_of_the_reference_are_taken_where_they_change_nothing(tmp_path: Path) -> None:
+    model = detector()
+    model.save_pretrained(tmp_path, is_main_process=False)
+    assert not any(tmp_path.iterdir())
+    model.save_pretrained(tmp_path, push_to_hub=False, variant=None, token="abc", save_function=torch.save)
+    back = DeformableDetrForObjectDetection.from_pretrained(
+        tmp_path, low_cpu_mem_usage=True, device_map=None, trust_remote_code=True, load_in_8bit=False
+    )
+    assert_same(back, model)
+    with pytest.raises(TypeError, match="device_map: an option of the reference that from_pretrained has no use for"):
+        DeformableDetrForObjectDetection.from_pretrained(tmp_path, device_map="auto")
+    with pytest.raises(TypeError, match="safe: no option of save_pretrained"):
+        model.save_pretrained(tmp_path, safe=True)
+    with pytest.raises(ValueError, match="push_to_hub"):
+        model.save_pretrained(tmp_path, push_to_hub=True)
+
+
+def test_weights_may_be_given_instead_of_a_file(tmp_path: Path) -> None:
+    model, other = detector(), detector(dropout=0.3)
+    other.save_pretrained(tmp_path)
+    state = {name: tensor + 1 for name, tensor in model.state_dict().items()}
+    for back in (
+        DeformableDetrForObjectDetection.from_pretrained(tmp_path, state_dict=state),
+        DeformableDetrForObjectDetection.from_pretrained(None, config=model.config, state_dict=state),
+    ):
+        assert all(torch.equal(tensor, state[name]) for name, tensor in back.state_dict().items())
+    with pytest.raises(TypeError, match="name_or_path is None"):
+        DeformableDetrForObjectDetection.from_pretrained(None, state_dict=state)
+
+
 def test_a_keyword_that_means_nothing_is_refused(tmp_path: Path) -> None:
     detector().save_pretrained(tmp_path)
     with pytest.raises(TypeError, match="num_lables: neither a field of the configuration nor an option"):

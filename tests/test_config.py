@@ -222,6 +222,14 @@ def test_presets_build_fresh_configurations(name: str) -> None:
     assert preset(name).id2label[0] != "changed"
 
 
+def test_second_names_of_fields_are_listed() -> None:
+    assert DeformableDetrConfig.attribute_map == {
+        "hidden_size": "d_model",
+        "num_attention_heads": "encoder_attention_heads",
+    }
+    assert not DeformableDetrConfig.is_composition
+
+
 def test_the_presets_of_the_paper() -> None:
     balance = {"class_cost": 2, "bbox_loss_coefficient": 2.5, "giou_loss_coefficient": 1}  # the authors' 2 : 5 : 2
     assert preset("paper") == DeformableDetrConfig(**balance)

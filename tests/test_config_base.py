@@ -165,3 +165,9 @@ def test_update_and_repr() -> None:
 def test_configurations_cannot_be_keys() -> None:
     with pytest.raises(TypeError, match="unhashable"):
         hash(DeformableDetrConfig())
+
+
+def test_the_fields_of_a_file_can_be_had_without_building_it(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"num_labels": 3, "own": 1}')
+    fields, rest = ConfigBase.get_config_dict(tmp_path, own=2, local_files_only=True)
+    assert fields == {"num_labels": 3, "own": 1, "_name_or_path": str(tmp_path)} and rest == {"own": 2}

@@ -167,6 +167,15 @@ def test_every_trained_parameter_gets_a_gradient(fields: dict[str, Any]) -> None
     assert silent == []
 
 
+@pytest.mark.parametrize("fields", [{}, REFINED, TWO_STAGES], ids=["plain", "refined", "two stages"])
+def test_without_auxiliary_losses_earlier_heads_have_gradients_of_zero(fields: dict[str, Any]) -> None:
+    model = build(**fields)
+    run(model, labels=labels()).loss.backward()
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    if fields:
+        assert not model.bbox_embed[0].layers[0].weight.grad.any() and not model.class_embed[0].weight.grad.any()
+
+
 def tensors_of(record: Any) -> list[Tensor]:
     if isinstance(record, Tensor):
         return [record]

@@ -67,6 +67,11 @@ def test_height_and_width_are_taken_as_they_are():
     assert output_size(5, 9, {"height": 7, "width": 3}) == (7, 3)
 
 
+def test_a_longest_edge_of_none_is_no_limit() -> None:
+    assert output_size(50, 70, {"shortest_edge": 48, "longest_edge": None}) == (48, 67)
+    assert output_size(10, 7000, {"shortest_edge": 48, "longest_edge": None}) == (48, 33600)
+
+
 @pytest.mark.parametrize("size", [{"shortest_edge": 5}, {"longest_edge": 5}])
 def test_one_edge_is_not_enough(size):
     with pytest.raises(ValueError, match="not enough to resize: .*give both edges"):

@@ -179,7 +179,12 @@ class Engine:
         """Look once whether every trained parameter got a gradient: processes could not agree on one that did not."""
         if self._checked:
             return
-        unused = [name for name, value in self.model.named_parameters() if value.requires_grad and value.grad is None]
+        idle = _idle_heads(self.model)
+        unused = [
+            name
+            for name, value in self.model.named_parameters()
+            if value.requires_grad and (value.grad is None or id(value) in idle)
+        ]
         if unused:
             raise ValueError(
                 f"no gradient reaches {len(unused)} trained parameters, first {unused[0]}: freeze what is not used "
@@ -214,3 +219,13 @@ class Engine:
 
 def _picture_ids(pieces: Sequence[Batch]) -> list[int]:
     return [int(label["image_id"]) for piece in pieces for label in piece["labels"] if "image_id" in label]
+
+
+def _idle_heads(model: Any) -> set[int]:
+    """Return the ids of the parameters of heads that no loss reads: their gradients are zero for ever."""
+    config = model.config
+    if config.auxiliary_loss or not config.with_box_refine:
+        return set()
+    earlier = slice(config.decoder_layers - 1)
+    heads = (*model.class_embed[earlier], *model.bbox_embed[earlier])
+    return {id(parameter) for head in heads for parameter in head.parameters()}
