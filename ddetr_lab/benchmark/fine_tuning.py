@@ -43,21 +43,32 @@ __all__ = [
 SCHEMA = 1
 SITES = ("OSBS", "SOAP")
 _IMAGENET = {"weights": "", "backbone_weights": "efficientnet_lite0"}
+_FREE = {"frozen": (), "frozen_backbone": ("conv_stem", "bn1", "blocks.0", "blocks.1")}
 _AVERAGED = {"ema_decay": 0.998, "weight_decay": 0.05}
 # Trial: (in words, settings that differ from recipe ``trees`` by section).
 TRIALS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     "digits": ("from the shipped digits, as the recipe has it", {}),
-    "imagenet": ("from ImageNet's backbone alone, all else fresh", {"model": _IMAGENET}),
-    "averaged": ("from the digits, weights averaged, and decayed 500 times as much", {"optimization": _AVERAGED}),
-    "averaged-imagenet": (
-        "from ImageNet's backbone alone, weights averaged and decayed in that way",
-        {"model": _IMAGENET, "optimization": _AVERAGED},
+    "imagenet": ("from ImageNet's backbone alone, frozen too, and all else fresh", {"model": _IMAGENET}),
+    "free-backbone": ("from the digits, the backbone's later stages train too", {"model": _FREE}),
+    "free-backbone-imagenet": (
+        "from ImageNet's backbone alone, whose later stages train too",
+        {"model": {**_IMAGENET, **_FREE}},
     ),
-    "backbone-frozen": ("from the digits, backbone frozen", {"model": {"frozen": ("model.backbone",)}}),
+    "averaged": (
+        "as free-backbone; weights averaged, and decayed 500 times as much",
+        {"model": _FREE, "optimization": _AVERAGED},
+    ),
+    "averaged-imagenet": (
+        "as free-backbone-imagenet; weights averaged and decayed in that way",
+        {"model": {**_IMAGENET, **_FREE}, "optimization": _AVERAGED},
+    ),
     "heads-only": ("from the digits, only the heads train", {"model": {"frozen": ("model",)}}),
-    "aerial": ("from the digits, tiles also turned and in other colours", {"data": {"transform": "aerial"}}),
-    "32-tiles": ("from the digits, the first 32 tiles only", {"data": {"pictures": 32}}),
-    "8-tiles": ("from the digits, the first 8 tiles only", {"data": {"pictures": 8}}),
+    "aerial": (
+        "as free-backbone; tiles also turned and in other colours",
+        {"model": _FREE, "data": {"transform": "aerial"}},
+    ),
+    "32-tiles": ("as free-backbone; the first 32 tiles only", {"model": _FREE, "data": {"pictures": 32}}),
+    "8-tiles": ("as free-backbone; the first 8 tiles only", {"model": _FREE, "data": {"pictures": 8}}),
 }
 
 

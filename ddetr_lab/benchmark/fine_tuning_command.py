@@ -17,9 +17,10 @@ HELP = "crowns of trees: from digits or from ImageNet, with parts frozen, with f
 TRIALS = (
     "digits",
     "imagenet",
+    "free-backbone",
+    "free-backbone-imagenet",
     "averaged",
     "averaged-imagenet",
-    "backbone-frozen",
     "heads-only",
     "aerial",
     "32-tiles",
