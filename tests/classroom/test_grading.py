@@ -14,7 +14,7 @@ import pytest
 from ddetr_lab import cli
 from ddetr_lab.classroom import grading
 from ddetr_lab.classroom.exercises import Chapter, book_folder
-from ddetr_lab.classroom.grading import Results, grade_folder, harmless, rows, write_csv
+from ddetr_lab.classroom.grading import Results, grade_folder, harmless, is_table, rows, write_csv
 from ddetr_lab.classroom.referee import Graded
 from ddetr_lab.classroom.sandbox import Limits, can_seal
 from ddetr_lab.classroom.student import student_notebook
@@ -336,3 +336,11 @@ assert set(os.environ) <= {{'PATH', 'HOME', 'TMPDIR', 'LANG', 'PYTHONPATH', 'PYT
         results = grade(hand_in("curious", between(cell)), chapter, SLOW)
     assert states(results) == ["passed", "passed"] and results[0][1].notes == []
     assert not (book.parent / "made").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 200_000, b'{"cells": "' + b"x" * 200_000, b"student,notebook\n"])
+def test_only_a_table_of_grades_is_one(content: bytes, tmp_path: Path) -> None:
+    write_csv(tmp_path / "grades.csv", iter([]))
+    assert is_table(tmp_path / "grades.csv")
+    (tmp_path / "other").write_bytes(content)
+    assert not is_table(tmp_path / "other")
