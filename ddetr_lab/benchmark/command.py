@@ -8,6 +8,7 @@ Used in chapter 9.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import shlex
 from collections.abc import Callable, Sequence
@@ -70,6 +71,12 @@ def add_arguments(
         one.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured here")
         if on_gpu:
             one.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+        if name in COUNTED:
+            one.add_argument(
+                "--keep-memory",
+                action="store_true",
+                help="let freed memory be used again, instead of fetching each large tensor's from the system (glibc)",
+            )
         if name == "op":
             one.add_argument("--dtype", choices=DTYPES, default="float32", help="of the values (default float32)")
     learning = kinds.add_parser(learning_command.NAME, help=learning_command.HELP)
@@ -135,6 +142,7 @@ def _measured(
     from ddetr_lab.benchmark.ceilings import measure_ceilings
     from ddetr_lab.benchmark.contest import Plan
     from ddetr_lab.benchmark.machine import describe_machine, describe_versions, today
+    from ddetr_lab.benchmark.memory import freed_memory_kept
     from ddetr_lab.benchmark.report import Report
     from ddetr_lab.benchmark.tables import HEADINGS, case_rows, ceiling_rows, share_line, text_table
 
@@ -142,6 +150,7 @@ def _measured(
     against = tuple(peer.distribution for peer in peers.choose(name, arguments.against, device))
     repeats = arguments.repeats or (QUICK_REPEATS if arguments.quick else BENCHMARKS[name][1])
     missing = peers.missing_note(name, device) if arguments.against is None else ""
+    kept = getattr(arguments, "keep_memory", False)
     machine = describe_machine(device)
     head = Report(
         benchmark=name,
@@ -149,7 +158,7 @@ def _measured(
         date=today(),
         machine=machine,
         versions=describe_versions([*against, "torchvision", "timm", "pillow"]),
-        settings={"repeats": repeats, "quick": arguments.quick, "device": device},
+        settings={"repeats": repeats, "quick": arguments.quick, "device": device, "keep_memory": kept},
         cases=(),
         ceilings=measure_ceilings(repeats, device, 1 / 16 if arguments.quick else 1.0) if name in COUNTED else {},
         notes=(f"{missing}.",) if missing else (),
@@ -168,7 +177,8 @@ def _measured(
             report(f"  {line}")
 
     plan = Plan(arguments.quick, repeats, against, device, show)
-    cases = _cases(name, plan, getattr(arguments, "dtype", "float32"))
+    with freed_memory_kept() if kept else contextlib.nullcontext():
+        cases = _cases(name, plan, getattr(arguments, "dtype", "float32"))
     for note in head.notes:
         report(f"\n{note}")
     return dataclasses.replace(head, cases=tuple(cases))

@@ -1,24 +1,30 @@
-"""The peak memory of one call: what a process or a GPU held more at the highest point than before.
+"""The memory of a call: how much it holds at its highest point, and what becomes of it when it is freed.
 
 Used in chapter 9.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["peak_memory"]
+__all__ = ["freed_memory_kept", "peak_memory"]
 
 STATUS = Path("/proc/self/status")
 CLEAR = Path("/proc/self/clear_refs")
 RESET_HIGH_WATER = "5"  # proc(5): sets VmHWM, the high-water mark of resident memory, back to what is resident now
+
+# mallopt(3): parameters, the value that keeps what is freed, and the one that stands for what glibc does by itself.
+TRIM_THRESHOLD, MMAP_MAX = -1, -4
+KEEPING = ((TRIM_THRESHOLD, -1), (MMAP_MAX, 0))
+USUAL = ((TRIM_THRESHOLD, 64 * 2**20), (MMAP_MAX, 65536))
 
 
 def peak_memory(call: Callable[[], Any], device: str = "cpu") -> int | None:
@@ -48,10 +54,36 @@ def peak_memory(call: Callable[[], Any], device: str = "cpu") -> int | None:
 
 def _return_freed_memory() -> None:
     """Hand what was freed back to the system (glibc keeps it); elsewhere there is nothing to ask."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+    trim = _c_library("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+@contextlib.contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Within, let the C library keep the memory of tensors that are freed for those that come after them.
+
+    By itself glibc hands blocks of more than 32 MiB back to the system at once; each new one is then fetched, and
+    zeroed, page by page. Code that makes many large tensors may spend half of its time so, and code that makes few
+    hardly any: ratios between the two depend on a setting of the process, so a benchmark shows both.
+
+    Raises:
+        OSError: if the C library is not glibc, which alone can be told.
+    """
+    mallopt = _c_library("mallopt")
+    if mallopt is None or not all(mallopt(*setting) for setting in KEEPING):
+        raise OSError("only glibc, which most Linux systems have, can keep freed memory: run without --keep-memory")
+    try:
+        yield
+    finally:
+        for setting in USUAL:
+            mallopt(*setting)
+        _return_freed_memory()
+
+
+def _c_library(name: str) -> Callable[..., int] | None:
+    """Return a function of glibc; None where there is none of that name."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 def _reset_high_water() -> bool:

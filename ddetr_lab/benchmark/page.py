@@ -44,6 +44,9 @@ Ratios travel better than times, and still depend on caches and cores: run the c
 COLUMNS = """\
 *times ours*: how many times as long a contender takes as the first row of its table. *peak memory*: by how much one
 call raises the memory in use at its highest point, results included; on a CPU that is the process's resident memory.
+*memory kept*: the C library was told to use freed memory again (`--keep-memory`). By itself it hands large blocks back
+to the system, which zeroes every page of the next one; a contender that makes many large tensors waits for that most,
+and looks better with memory kept. A process runs without it unless somebody asks, so most tables are of such runs.
 *difference*: the largest one from the numbers that stand under the table, as a share of each result's largest entry for
 the operator and for training steps, absolute elsewhere.
 
@@ -57,10 +60,10 @@ def render_page(reports: Sequence[Report]) -> str:
     """Return the page in Markdown: how times are taken, then each report's tables.
 
     Args:
-        reports: in any order; the page has that of the subcommands, and CPUs before GPUs.
+        reports: in any order; the page has that of the subcommands, CPUs before GPUs, and memory kept last.
     """
     order = list(TITLES)
-    placed = sorted(reports, key=lambda report: (order.index(report.benchmark), "gpu" in report.machine))
+    placed = sorted(reports, key=lambda report: (order.index(report.benchmark), _where(report)))
     sections = [section for report in placed for section in _section(report)]
     short = markdown_table(("case", "ours", "how many times as long the others take"), list(_in_short(placed)))
     parts = [INTRODUCTION.rstrip(), "## In short", short, "## How times are taken", HOW, COLUMNS, *sections]
@@ -77,16 +80,18 @@ def _in_short(reports: Sequence[Report]) -> Iterator[tuple[str, str, str]]:
                 f"{row.contender} {'not timed' if ratio is None else f'{ratio:.1f}'}" for row, ratio in ratios
             )
             quick = " (quick run)" if report.settings.get("quick") else ""
-            name = f"{TITLES[report.benchmark]}{_on_gpu(report)}: {case.name}{quick}"
+            name = f"{TITLES[report.benchmark]}{_where(report)}: {case.name}{quick}"
             yield name, f"{first.contender} {format_seconds(first.median)}", told
 
 
-def _on_gpu(report: Report) -> str:
-    return f" on {report.machine['gpu']}" if "gpu" in report.machine else ""
+def _where(report: Report) -> str:
+    """What tells two runs of the same benchmark apart: the GPU, and whether freed memory was kept."""
+    gpu = f" on {report.machine['gpu']}" if "gpu" in report.machine else ""
+    return f"{gpu}, memory kept" if report.settings.get("keep_memory") else gpu
 
 
 def _section(report: Report) -> Iterator[str]:
-    yield f"## {TITLES[report.benchmark]}{_on_gpu(report)}"
+    yield f"## {TITLES[report.benchmark]}{_where(report)}"
     yield f"```sh\n{report.command}\n```"
     yield markdown_table(("", "of this run"), list(_circumstances(report)))
     if report.settings.get("quick"):
@@ -112,7 +117,7 @@ def _circumstances(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def _case(report: Report, case: Case) -> Iterator[str]:
-    yield f"### {TITLES[report.benchmark]}{_on_gpu(report)}: {case.name}"
+    yield f"### {TITLES[report.benchmark]}{_where(report)}: {case.name}"
     yield f"{case.what[0].upper()}{case.what[1:]}."
     yield markdown_table(HEADINGS, case_rows(case))
     yield f"Differences are from {case.expected}."

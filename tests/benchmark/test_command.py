@@ -10,6 +10,7 @@ import torch
 
 from ddetr_lab.benchmark import cases, detectors, evaluate, op, peers, timing
 from ddetr_lab.benchmark.command import BENCHMARKS
+from ddetr_lab.benchmark.memory import _c_library
 from ddetr_lab.benchmark.report import read_report
 from ddetr_lab.cli import main
 from tests.benchmark.samples import a_report
@@ -48,7 +49,7 @@ def test_op(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "flops_per_second",
     }
     assert report.command == "ddetr-lab " + " ".join(arguments)
-    assert report.settings == {"repeats": 2, "quick": True, "device": "cpu"}
+    assert report.settings == {"repeats": 2, "quick": True, "device": "cpu", "keep_memory": False}
     assert "% of the memory bandwidth" in printed
     assert "transformers is not installed: python -m pip install 'transformers>=5.0'" in printed
 
@@ -57,6 +58,13 @@ def test_op_in_half_precision(tmp_path: Path) -> None:
     path = tmp_path / "op.json"
     assert main(["benchmark", "op", "--quick", "--repeats", "1", "--dtype", "bfloat16", "--json", str(path)]) == 0
     assert "bfloat16" in read_report(path).cases[0].what
+
+
+@pytest.mark.skipif(_c_library("mallopt") is None, reason="needs glibc")
+def test_op_with_freed_memory_kept(tmp_path: Path) -> None:
+    path = tmp_path / "op.json"
+    assert main(["benchmark", "op", "--quick", "--repeats", "1", "--keep-memory", "--json", str(path)]) == 0
+    assert read_report(path).settings["keep_memory"] is True
 
 
 @pytest.mark.parametrize("name", ["model", "train-step", "processor", "evaluate"])

@@ -1,7 +1,9 @@
-"""Peak memory: what a call holds at its highest point, also when it lets go of it again."""
+"""Memory: what a call holds at its highest point, also when it lets go of it again, and whether it is used again."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,33 @@ def test_a_status_without_the_field_gives_none(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(memory, "CLEAR", tmp_path / "clear_refs")
     assert memory.peak_memory(int) is None
     assert (tmp_path / "clear_refs").read_text() == "5"
+
+
+def page_faults(call: Callable[[], object]) -> int:
+    """Pages of 4 KiB that the system had to provide for a call."""
+    import resource  # Unix only, as the test that calls this
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    call()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(sys.platform != "linux" or memory._c_library("mallopt") is None, reason="needs glibc")
+def test_freed_memory_that_is_kept_is_used_again() -> None:
+    pages = 64 * MEBIBYTE // 4096
+    spend(64)
+    without = page_faults(lambda: spend(64))
+    with memory.freed_memory_kept():
+        spend(64)
+        kept = page_faults(lambda: spend(64))
+    after = page_faults(lambda: spend(64))
+    if without < pages / 2:
+        pytest.skip("this allocator, or its huge pages, needs few pages anyway")
+    assert kept < pages / 100
+    assert after > pages / 2, "the usual setting is back"
+
+
+def test_a_c_library_that_cannot_be_told_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_c_library", lambda name: None)
+    with pytest.raises(OSError, match="only glibc.*without --keep-memory"), memory.freed_memory_kept():
+        pass

@@ -55,9 +55,8 @@ def test_a_quick_run_says_so() -> None:
 def test_sections_stand_in_the_order_of_the_subcommands_and_cpus_first() -> None:
     gpu = a_report(machine={**MACHINE, "gpu": "Fast Card, 80 GiB"})
     model = dataclasses.replace(a_report(), benchmark="model")
-    page = render_page([gpu, model, a_report()])
-    places = [
-        page.index(f"\n## {title}\n")
-        for title in ("The operator", "The operator on Fast Card, 80 GiB", "The whole model")
-    ]
+    kept = a_report(settings={"repeats": 3, "keep_memory": True})
+    page = render_page([kept, gpu, model, a_report()])
+    titles = ("The operator", "The operator on Fast Card, 80 GiB", "The operator, memory kept", "The whole model")
+    places = [page.index(f"\n## {title}\n") for title in titles]
     assert places == sorted(places)
