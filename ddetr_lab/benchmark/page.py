@@ -56,6 +56,9 @@ call, so that a small case can exceed the memory's bandwidth; its ceiling is tha
 the operations of matrix products and convolutions are counted."""
 
 
+SHORT = "how many times as long the others take (with memory kept)"
+
+
 def render_page(reports: Sequence[Report]) -> str:
     """Return the page in Markdown: how times are taken, then each report's tables.
 
@@ -65,23 +68,41 @@ def render_page(reports: Sequence[Report]) -> str:
     order = list(TITLES)
     placed = sorted(reports, key=lambda report: (order.index(report.benchmark), _where(report)))
     sections = [section for report in placed for section in _section(report)]
-    short = markdown_table(("case", "ours", "how many times as long the others take"), list(_in_short(placed)))
+    short = markdown_table(("case", "ours", SHORT), list(_in_short(placed)))
     parts = [INTRODUCTION.rstrip(), "## In short", short, "## How times are taken", HOW, COLUMNS, *sections]
     return "\n\n".join(parts) + "\n"
 
 
 def _in_short(reports: Sequence[Report]) -> Iterator[tuple[str, str, str]]:
-    """One row a case: our median, and the others' ratios to it."""
-    for report in reports:
-        for case in report.cases:
-            first, *others = case.rows
-            ratios = [(row, case.ratio(row)) for row in others]
-            told = ", ".join(
-                f"{row.contender} {'not timed' if ratio is None else f'{ratio:.1f}'}" for row, ratio in ratios
-            )
-            quick = " (quick run)" if report.settings.get("quick") else ""
-            name = f"{TITLES[report.benchmark]}{_where(report)}: {case.name}{quick}"
-            yield name, f"{first.contender} {format_seconds(first.median)}", told
+    """One row a case: our median, and the others' ratios to it; those with memory kept stand behind, in brackets."""
+
+    def by_case(keep: bool) -> dict[tuple[str, str, str], tuple[Report, Case]]:
+        return {
+            (report.benchmark, report.machine.get("gpu", ""), case.name): (report, case)
+            for report in reports
+            if report.settings.get("keep_memory", False) is keep
+            for case in report.cases
+        }
+
+    usual, kept = by_case(False), by_case(True)
+    alone = {key: found for key, found in kept.items() if key not in usual}
+    for key, (report, case) in (usual | alone).items():
+        first, *others = case.rows
+        again = _ratios(kept[key][1]) if key in kept and key not in alone else {}
+        told = ", ".join(
+            f"{row.contender} {_ratios(case)[row.contender]}"
+            + (f" ({again[row.contender]})" if row.contender in again else "")
+            for row in others
+        )
+        quick = " (quick run)" if report.settings.get("quick") else ""
+        name = f"{TITLES[report.benchmark]}{_where(report)}: {case.name}{quick}"
+        yield name, f"{first.contender} {format_seconds(first.median)}", told
+
+
+def _ratios(case: Case) -> dict[str, str]:
+    """By how many times as long each contender takes as ours."""
+    ratios = {row.contender: case.ratio(row) for row in case.rows}
+    return {contender: "not timed" if ratio is None else f"{ratio:.1f}" for contender, ratio in ratios.items()}
 
 
 def _where(report: Report) -> str:

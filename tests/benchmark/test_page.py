@@ -60,3 +60,12 @@ def test_sections_stand_in_the_order_of_the_subcommands_and_cpus_first() -> None
     titles = ("The operator", "The operator on Fast Card, 80 GiB", "The operator, memory kept", "The whole model")
     places = [page.index(f"\n## {title}\n") for title in titles]
     assert places == sorted(places)
+
+
+def test_in_short_a_run_with_memory_kept_stands_behind_the_usual_one() -> None:
+    usual, kept = a_report(), a_report(settings={"repeats": 3, "keep_memory": True})
+    pair = render_page([kept, usual])
+    assert "| The operator: encoder, forward | ours (native) 2.00 ms | peer 4.5 (4.5), wrong not timed" in pair
+    assert "| The operator, memory kept: encoder" not in pair
+    alone = render_page([kept])
+    assert "| The operator, memory kept: encoder, forward | ours (native) 2.00 ms | peer 4.5, wrong" in alone
