@@ -188,6 +188,10 @@ Tensor plain(const Tensor& tensor, ScalarType type) {
   return torch::stable::contiguous(tensor.scalar_type() == type ? tensor : torch::stable::to(tensor, type));
 }
 
+Tensor with_neighbouring_channels(const Tensor& value) {
+  return value.size(3) <= 1 || value.stride(3) == 1 ? value : torch::stable::contiguous(value);
+}
+
 Tensor in_dtype_of(const Tensor& original, const Tensor& gradient) {
   return gradient.scalar_type() == original.scalar_type() ? gradient
                                                           : torch::stable::to(gradient, original.scalar_type());

@@ -50,6 +50,9 @@ std::string device_of(const Tensor& tensor);
 // The tensor in a dtype and contiguous: itself where it already is.
 Tensor plain(const Tensor& tensor, ScalarType type);
 
+// The value with the channels of each cell side by side, itself where they are: kernels follow all other strides.
+Tensor with_neighbouring_channels(const Tensor& value);
+
 // A gradient that was summed in float32, in the dtype of what it belongs to.
 Tensor in_dtype_of(const Tensor& original, const Tensor& gradient);
 

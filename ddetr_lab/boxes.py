@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "at_least_float32",
     "box_area",
     "box_iou",
     "check_boxes_cxcywh",
@@ -27,7 +28,6 @@ __all__ = [
     "xywh_to_xyxy",
     "xyxy_to_cxcywh",
     "xyxy_to_xywh",
-    "at_least_float32",
 ]
 
 
@@ -40,7 +40,7 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def _last_axis_is_four(boxes: Tensor, name: str) -> None:
+def _check_last_axis(boxes: Tensor, name: str) -> None:
     if boxes.shape[-1:] != (4,):
         raise ValueError(f"{name} has shape {tuple(boxes.shape)}, but boxes are (..., 4): one row a box")
 
@@ -51,7 +51,7 @@ def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
     Raises:
         ValueError: if the last axis is not 4.
     """
-    _last_axis_is_four(boxes_cxcywh, "boxes_cxcywh")
+    _check_last_axis(boxes_cxcywh, "boxes_cxcywh")
     cx, cy, w, h = boxes_cxcywh.unbind(-1)
     return torch.stack((cx - 0.5 * w, cy - 0.5 * h, cx + 0.5 * w, cy + 0.5 * h), dim=-1)
 
@@ -62,7 +62,7 @@ def xyxy_to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
     Raises:
         ValueError: if the last axis is not 4.
     """
-    _last_axis_is_four(boxes_xyxy, "boxes_xyxy")
+    _check_last_axis(boxes_xyxy, "boxes_xyxy")
     x0, y0, x1, y1 = boxes_xyxy.unbind(-1)
     return torch.stack(((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0), dim=-1)
 
@@ -73,7 +73,7 @@ def xywh_to_xyxy(boxes_xywh: Tensor) -> Tensor:
     Raises:
         ValueError: if the last axis is not 4.
     """
-    _last_axis_is_four(boxes_xywh, "boxes_xywh")
+    _check_last_axis(boxes_xywh, "boxes_xywh")
     x, y, w, h = boxes_xywh.unbind(-1)
     return torch.stack((x, y, x + w, y + h), dim=-1)
 
@@ -84,7 +84,7 @@ def xyxy_to_xywh(boxes_xyxy: Tensor) -> Tensor:
     Raises:
         ValueError: if the last axis is not 4.
     """
-    _last_axis_is_four(boxes_xyxy, "boxes_xyxy")
+    _check_last_axis(boxes_xyxy, "boxes_xyxy")
     x0, y0, x1, y1 = boxes_xyxy.unbind(-1)
     return torch.stack((x0, y0, x1 - x0, y1 - y0), dim=-1)
 
@@ -105,7 +105,7 @@ def box_area(boxes_xyxy: Tensor) -> Tensor:
     Raises:
         ValueError: if the last axis is not 4.
     """
-    _last_axis_is_four(boxes_xyxy, "boxes_xyxy")
+    _check_last_axis(boxes_xyxy, "boxes_xyxy")
     boxes = at_least_float32(boxes_xyxy)
     if not boxes.is_floating_point() and boxes.dtype not in (torch.int32, torch.int64):
         boxes = boxes.int()  # a product of 8- or 16-bit pixels would overflow
@@ -113,7 +113,7 @@ def box_area(boxes_xyxy: Tensor) -> Tensor:
 
 
 def _check_corners(boxes_xyxy: Tensor, name: str) -> None:
-    _last_axis_is_four(boxes_xyxy, name)
+    _check_last_axis(boxes_xyxy, name)
     bad = ~(boxes_xyxy[..., 2:] >= boxes_xyxy[..., :2]).all(-1)  # NaN compares false and is caught here too
     if bad.any():
         row = int(bad.flatten().nonzero()[0])
@@ -152,8 +152,8 @@ def box_iou(boxes1_xyxy: Tensor, boxes2_xyxy: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: if the last axis is not 4.
     """
-    _last_axis_is_four(boxes1_xyxy, "boxes1_xyxy")
-    _last_axis_is_four(boxes2_xyxy, "boxes2_xyxy")
+    _check_last_axis(boxes1_xyxy, "boxes1_xyxy")
+    _check_last_axis(boxes2_xyxy, "boxes2_xyxy")
     iou, union, _ = _overlap(at_least_float32(boxes1_xyxy)[:, None], at_least_float32(boxes2_xyxy)[None])
     return iou, union
 

@@ -200,7 +200,7 @@ class DenseDetrForObjectDetection(DeformableDetrForObjectDetection):
     """
 
     def __init__(self, config: DeformableDetrConfig) -> None:
-        if isinstance(config, DeformableDetrConfig):
+        if isinstance(config, DeformableDetrConfig):  # the base refuses all else
             if config.two_stage:
                 raise ValueError("two_stage = True, but a plain DETR proposes nothing: pass two_stage=False")
             config = DeformableDetrConfig.from_dict(config.to_dict(), with_box_refine=False)

@@ -34,6 +34,13 @@ PACKAGES = {
     "nbval": ("nbval", "testing the notebooks"),
 }
 
+# What each way of running deformable attention is, in words.
+PATHS = {
+    "native": "the compiled kernel",
+    "triton": "Triton's kernels, compiled as they are needed",
+    "grid_sample": "PyTorch's own grid_sample, slower",
+}
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -73,13 +80,6 @@ def _device() -> Finding:
         return Finding("ok", "device", f"GPU {torch.cuda.get_device_name()}; CPU with {threads}")
     reason = "this torch was built without CUDA" if torch.version.cuda is None else "no working NVIDIA GPU or driver"
     return Finding("ok", "device", f"CPU with {threads}; no GPU: {reason}. Every chapter runs without one")
-
-
-PATHS = {
-    "native": "the compiled kernel",
-    "triton": "Triton's kernels, compiled as they are needed",
-    "grid_sample": "PyTorch's own grid_sample, slower",
-}
 
 
 def _operator() -> Iterable[Finding]:

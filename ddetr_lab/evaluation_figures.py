@@ -11,7 +11,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddetr_lab.evaluation_report import Confusion, DetectionReport, ImageReport, confusion_of, per_image_report, totals
+import torch
+
+from ddetr_lab.boxes import xywh_to_xyxy
+from ddetr_lab.evaluation_report import (
+    Confusion,
+    DetectionReport,
+    ImageReport,
+    ObjectReport,
+    confusion_of,
+    per_image_report,
+    totals,
+)
 from ddetr_lab.rendering import OKABE_ITO
 from ddetr_lab.visualization import draw_boxes, panels, use_book_style
 
@@ -54,7 +65,7 @@ def draw_report(
     missed = [entry for entry in report.objects if entry.kind not in ("matched", "confused")]
     figure = draw_boxes(
         image,
-        [_corners(entry.bbox) for entry in found],
+        _corners(found),
         labels=[_words(entry, report, categories) for entry in found],
         scores=[entry.score for entry in found],
         colours=[_COLOURS[entry.kind] for entry in found],
@@ -63,7 +74,7 @@ def draw_report(
     )
     return draw_boxes(
         None,
-        [_corners(entry.bbox) for entry in missed],
+        _corners(missed),
         labels=[f"missed {categories[entry.category_id]}" for entry in missed],
         colours=_MISSED,
         linestyle="--",
@@ -78,9 +89,9 @@ def _words(entry: DetectionReport, report: ImageReport, categories: Mapping[int,
     return _MARKS[entry.kind] + name
 
 
-def _corners(bbox: Sequence[float]) -> tuple[float, float, float, float]:
-    x, y, width, height = bbox
-    return x, y, x + width, y + height
+def _corners(entries: Sequence[DetectionReport | ObjectReport]) -> torch.Tensor:
+    """Return boxes (N, 4) xyxy in pixels."""
+    return xywh_to_xyxy(torch.tensor([entry.bbox for entry in entries], dtype=torch.float64).reshape(-1, 4))
 
 
 def draw_worst(dataset: DetectionDataset, reports: Sequence[ImageReport], count: int = WORST) -> Figure:

@@ -193,12 +193,10 @@ def render_detections(
 
 def _columns(
     detections: Mapping[str, Any] | Sequence[Mapping[str, Any]],
-) -> tuple[NDArray[np.float64], list[Any], NDArray[np.float64]]:
-    """Bring both forms of detections to boxes (N, 4), labels and scores (N,)."""
+) -> tuple[NDArray[np.float64], Any, NDArray[np.float64]]:
+    """Bring both forms of detections to boxes (N, 4), labels (N,), as they came, and scores (N,)."""
     if isinstance(detections, Mapping):
-        raw = detections["labels"]
-        boxes, labels, scores = detections["boxes"], raw, detections["scores"]
-        labels = raw.tolist() if isinstance(raw, (torch.Tensor, np.ndarray)) else list(raw)
+        boxes, labels, scores = (detections[name] for name in ("boxes", "labels", "scores"))
     else:
         boxes = [entry["box"] for entry in detections]
         labels, scores = [entry["label"] for entry in detections], [entry["score"] for entry in detections]

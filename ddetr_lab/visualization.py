@@ -13,11 +13,14 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from ddetr_lab.boxes import xywh_to_xyxy
 from ddetr_lab.rendering import (
     OKABE_ITO,
     caption,
@@ -120,6 +123,15 @@ def panels(
     """
     if rows < 1 or columns < 1:
         raise ValueError(f"rows = {rows}, columns = {columns}: a grid needs at least one of each")
+    size = (width, width * rows / columns if height is None else height)
+    with use_book_style():
+        figure = _figure_class()(figsize=size, layout="constrained")
+        return figure, np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).reshape(-1)  # (rows * columns,)
+
+
+@cache
+def _figure_class() -> type[Figure]:
+    """Make the class of the book's figures, once matplotlib is needed: importing it takes longer than this package."""
     from matplotlib.figure import Figure
 
     class BookFigure(Figure):
@@ -141,9 +153,7 @@ def panels(
 
             display(self.bundle(), raw=True)
 
-    with use_book_style():
-        figure = BookFigure(figsize=(width, width * rows / columns if height is None else height), layout="constrained")
-        return figure, np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).reshape(-1)  # (rows * columns,)
+    return BookFigure
 
 
 def draw_boxes(
@@ -228,9 +238,9 @@ def show_scene(
     """
     entries = annotation["annotations"]
     xywh = np.array([entry["bbox"] for entry in entries], dtype=np.float64).reshape(-1, 4)
-    xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
     labels = [entry["category_id"] for entry in entries]
-    return draw_boxes(image, xyxy, labels=labels, id2label=categories, title=title, ax=ax)
+    boxes_xyxy = xywh_to_xyxy(torch.from_numpy(xywh))
+    return draw_boxes(image, boxes_xyxy, labels=labels, id2label=categories, title=title, ax=ax)
 
 
 def draw_sampling_points(

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddetr_lab.ops.build import BuildError, _compiler
+from ddetr_lab.ops.build import BuildError, compiler_command
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,7 +38,7 @@ hypothesis.settings.load_profile("ddetr_lab")
 def compiler_version() -> str:
     """Return what the C++ compiler says of itself; "" where there is none, or one that ends with an error."""
     try:
-        said = subprocess.run([*_compiler(), "--version"], capture_output=True, text=True, check=False)
+        said = subprocess.run([*compiler_command(), "--version"], capture_output=True, text=True, check=False)
     except BuildError:
         return ""
     return said.stdout if said.returncode == 0 else ""

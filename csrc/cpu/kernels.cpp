@@ -7,18 +7,14 @@
 
 #ifndef DDETR_KERNELS
 #define DDETR_KERNELS baseline_kernels
-#define DDETR_KERNELS_NAME "baseline"
 #endif
 
 namespace ddetr {
 namespace {
 
-template <template <typename> class Source>
-void forward_as(const Problem& problem, Element element, const Work& work, const Maps& value, const Inputs& inputs,
-                void* output, void* scratch, int64_t begin, int64_t end) {
-  const auto run = [&]<typename T>(T) {
-    forward_units<Source, T>(problem, work, value, inputs, output, scratch, begin, end);
-  };
+// Calls `run` with a number of the element type.
+template <typename Run>
+void by_element(Element element, const Run& run) {
   switch (element) {
     case Element::Float64:
       return run(double{});
@@ -32,21 +28,19 @@ void forward_as(const Problem& problem, Element element, const Work& work, const
 }
 
 template <template <typename> class Source>
+void forward_as(const Problem& problem, Element element, const Work& work, const Maps& value, const Inputs& inputs,
+                void* output, void* scratch, int64_t begin, int64_t end) {
+  by_element(element, [&]<typename T>(T) {
+    forward_units<Source, T>(problem, work, value, inputs, output, scratch, begin, end);
+  });
+}
+
+template <template <typename> class Source>
 void backward_as(const Problem& problem, Element element, const Work& work, const Maps& value, const Inputs& inputs,
                  const void* grad_output, void* grad_value, void* scratch, int64_t begin, int64_t end) {
-  const auto run = [&]<typename T>(T) {
+  by_element(element, [&]<typename T>(T) {
     backward_units<Source, T>(problem, work, value, inputs, grad_output, grad_value, scratch, begin, end);
-  };
-  switch (element) {
-    case Element::Float64:
-      return run(double{});
-    case Element::Float32:
-      return run(float{});
-    case Element::Float16:
-      return run(Half{});
-    case Element::BFloat16:
-      return run(BFloat16{});
-  }
+  });
 }
 
 void forward(const Problem& problem, Element element, const Work& work, const Maps& value, const Inputs& inputs,
@@ -64,7 +58,7 @@ void backward(const Problem& problem, Element element, const Work& work, const M
 }  // namespace
 
 const Kernels& DDETR_KERNELS() {
-  static constexpr Kernels kernels{DDETR_KERNELS_NAME, forward, backward};
+  static constexpr Kernels kernels{forward, backward};
   return kernels;
 }
 

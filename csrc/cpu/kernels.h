@@ -38,8 +38,6 @@ struct Work {
 
 // Computes units [begin, end); scratch holds `scratch_bytes` for each caller at a time.
 struct Kernels {
-  const char* name;
-
   // Units are (B, M, parts), or (B, parts) where maps are not packed. Writes output (B, Q, M, D).
   void (*forward)(const Problem&, Element, const Work&, const Maps& value, const Inputs&, void* output, void* scratch,
                   int64_t begin, int64_t end);

@@ -16,11 +16,6 @@ Maps maps_of(const Tensor& value) {
   return {value.const_data_ptr(), value.stride(0), value.stride(1), value.stride(2)};
 }
 
-// The channels of a cell must be neighbours; all other strides are the kernels' to follow.
-Tensor with_neighbouring_channels(const Tensor& value) {
-  return value.size(3) <= 1 || value.stride(3) == 1 ? value : torch::stable::contiguous(value);
-}
-
 // Runs `unit_range(scratch, begin, end)` over all units, each thread with memory of its own.
 template <typename Function>
 void run_units(int64_t units, int64_t bytes, const Function& unit_range) {

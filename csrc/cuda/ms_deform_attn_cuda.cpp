@@ -48,12 +48,6 @@ torch::stable::accelerator::DeviceGuard guard_for(const Tensor& value) {
   return torch::stable::accelerator::DeviceGuard(value.get_device_index());
 }
 
-// The value, read where it lies if its channels do lie side by side.
-Tensor readable(const Tensor& value) {
-  const bool beside = value.size(3) <= 1 || value.stride(3) == 1;
-  return beside ? value : torch::stable::contiguous(value);
-}
-
 // The kernels' view of a call, and what must live until they are queued: the tensors that its pointers lie in.
 struct Prepared {
   Prepared(Call checked, const Tensor& original, const Tensor& points_or_offsets, const Tensor& weights_or_logits,
@@ -114,7 +108,7 @@ Prepared::Prepared(Call checked, const Tensor& original, const Tensor& points_or
   check_32_bits("L", p.levels);
   check_32_bits("P", p.points);
   check_32_bits("L * P", p.levels * p.points);
-  value = readable(original);
+  value = with_neighbouring_channels(original);
   points = plain(points_or_offsets, call.real);
   weights = plain(weights_or_logits, call.real);
   shape.batch = static_cast<int32_t>(p.batch);

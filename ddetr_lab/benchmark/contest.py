@@ -5,6 +5,7 @@ Used in chapter 9.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import math
 from collections.abc import Callable, Sequence
@@ -82,7 +83,7 @@ def compete(
     words, wanted = (f"{contenders[0].name}", None) if expected is None else expected
     rows: dict[str, Row] = {}
     for contender in contenders:
-        row, result = _checked(contender, wanted, rules)
+        row, result = _tried(contender, wanted, rules)
         rows[contender.name] = row
         if wanted is None:
             wanted = result
@@ -92,19 +93,17 @@ def compete(
     samples = measure(sound, rules.rounds, rules.device)
     for contender in sound:
         taken = samples[contender.name]
-        rows[contender.name] = Row(
-            contender=contender.name,
+        rows[contender.name] = dataclasses.replace(
+            rows[contender.name],
             seconds=taken.seconds,
             calls=taken.calls,
-            difference=rows[contender.name].difference,
-            tolerance=rows[contender.name].tolerance,
             peak_bytes=peaks[contender.name],
             note=contender.note,
         )
     return Case(name, what, words, tuple(rows.values()), work)
 
 
-def _checked(contender: Contender, wanted: Any, rules: Rules) -> tuple[Row, Any]:
+def _tried(contender: Contender, wanted: Any, rules: Rules) -> tuple[Row, Any]:
     """Run a contender once; return its row, with a note if it cannot be timed, and its result."""
     tolerance = rules.tolerance if contender.tolerance is None else contender.tolerance
     try:

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ddetr_lab.benchmark.machine import describe_machine, describe_versions, today
+from ddetr_lab.benchmark.report import one_writer, rewrite_json
 from ddetr_lab.data.trees import TreeCrowns
 from ddetr_lab.evaluation import evaluate
-from ddetr_lab.files import locked, write_atomically
 from ddetr_lab.recipe import Recipe, load_recipe
 from ddetr_lab.training.build import build_processor
 from ddetr_lab.training.loop import train
@@ -34,6 +34,7 @@ __all__ = [
     "Score",
     "Tuning",
     "add_tuning",
+    "comparable_tunings",
     "read_tunings",
     "run_trial",
     "trial_recipe",
@@ -207,22 +208,32 @@ def read_tunings(path: Path) -> list[Tuning]:
     return sorted(runs, key=lambda run: (order.index(run.trial) if run.trial in order else len(order), run.seed))
 
 
+def comparable_tunings(path: Path, settings: Mapping[str, Any]) -> list[Tuning]:
+    """Return the runs of a file, none if there is no file.
+
+    Raises:
+        ValueError: if the file holds runs under other settings, which could not be compared with new ones.
+    """
+    if not path.is_file():
+        return []
+    there, known = read_tunings(path), json.loads(path.read_text(encoding="utf-8")).get("settings")
+    if there and known != dict(settings):
+        raise ValueError(f"{path} holds runs under {known}, not {dict(settings)}: write to another file")
+    return there
+
+
 def add_tuning(path: Path, run: Tuning, settings: Mapping[str, Any]) -> list[Tuning]:
     """Put a run into a file, in place of one of the same trial and seed, and return all that are there.
 
     Raises:
         ValueError: if the file holds runs under other settings, which could not be compared.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path.with_suffix(".lock")):
-        there = read_tunings(path) if path.is_file() else []
-        if there and (known := json.loads(path.read_text(encoding="utf-8"))["settings"]) != dict(settings):
-            raise ValueError(f"{path} holds runs under {known}, not {dict(settings)}: write to another file")
-        kept = [other for other in there if (other.trial, other.seed) != (run.trial, run.seed)]
+    with one_writer(path):
+        kept = [
+            other for other in comparable_tunings(path, settings) if (other.trial, other.seed) != (run.trial, run.seed)
+        ]
         content = {"schema": SCHEMA, "benchmark": "fine-tuning", "settings": dict(settings)}
-        text = json.dumps({**content, "runs": [dataclasses.asdict(one) for one in (*kept, run)]}, indent=1) + "\n"
-        write_atomically(path, lambda target: target.write_text(text, encoding="utf-8"))
-    path.with_suffix(".lock").unlink(missing_ok=True)
+        rewrite_json({**content, "runs": [dataclasses.asdict(one) for one in (*kept, run)]}, path)
     return read_tunings(path)
 
 

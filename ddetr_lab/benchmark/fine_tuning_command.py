@@ -65,7 +65,14 @@ def run_fine_tuning(
         device: where to train.
         report: prints a line.
     """
-    from ddetr_lab.benchmark.fine_tuning import HEADINGS, add_tuning, read_tunings, run_trial, tuning_rows
+    from ddetr_lab.benchmark.fine_tuning import (
+        HEADINGS,
+        add_tuning,
+        comparable_tunings,
+        read_tunings,
+        run_trial,
+        tuning_rows,
+    )
     from ddetr_lab.benchmark.tables import text_table
 
     minutes = arguments.minutes or (None if arguments.steps else MINUTES)
@@ -77,6 +84,8 @@ def run_fine_tuning(
             if any((run.trial, run.seed) == (trial, seed) for run in runs):
                 report(f"{trial} seed {seed}: in {path} already")
                 continue
+            if path is not None:
+                comparable_tunings(path, settings)  # refuses now, not after the training
             report(f"{trial} seed {seed}:")
             made = run_trial(
                 trial,

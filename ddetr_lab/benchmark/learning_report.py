@@ -6,16 +6,14 @@ Built in chapter 17.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import statistics
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddetr_lab.files import locked, write_atomically
+from ddetr_lab.benchmark.report import one_writer, rewrite_json
 
 __all__ = [
     "HEADINGS",
@@ -140,19 +138,12 @@ def add_run(path: Path, settings: Mapping[str, Any], run: LearningRun) -> Learni
     Raises:
         ValueError: if the file holds runs under other settings, which could not be compared.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(_lock_of(path)):
+    with one_writer(path):
         report = report_for(path, settings)
         others = [other for other in report.runs if (other.contestant, other.seed) != (run.contestant, run.seed)]
         report = dataclasses.replace(report, runs=(*others, run))
-        text = json.dumps(report.to_dict(), indent=1) + "\n"
-        write_atomically(path, lambda target: target.write_text(text, encoding="utf-8"))
+        rewrite_json(report.to_dict(), path)
     return report
-
-
-def _lock_of(path: Path) -> Path:
-    """Return a file to lock on, away from the report: it stays, for a lock that is removed locks nobody out."""
-    return Path(tempfile.gettempdir()) / f"ddetr-lab-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()}.lock"
 
 
 def report_for(path: Path | None, settings: Mapping[str, Any]) -> LearningReport:

@@ -24,7 +24,7 @@ CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 def today() -> str:
-    """Return the time of day in UTC, to the second, as ISO 8601."""
+    """Return the date and time in UTC, to the second, as ISO 8601."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
@@ -36,7 +36,7 @@ def describe_machine(device: str = "cpu") -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "vectors": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
-        "caches": {name: size for name, size in sorted(_caches().items())},
+        "caches": dict(sorted(_caches().items())),
     }
     if torch.device(device).type == "cuda":
         properties = torch.cuda.get_device_properties(device)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ddetr_lab.benchmark.cases import OpCase
+from ddetr_lab.ops import ms_deform_attn
 
 __all__ = [
     "PEERS",
@@ -155,10 +156,11 @@ def _transformers_op() -> OpFunction:
 
 
 def _torch_ms_deform_attn() -> OpFunction:
-    from torch_ms_deform_attn import ms_deform_attn
+    import torch_ms_deform_attn
 
     def call(case: OpCase, value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
-        return ms_deform_attn(value, case.shapes, case.starts, locations, weights)  # im2col_step stays at its default
+        # im2col_step stays at its default.
+        return torch_ms_deform_attn.ms_deform_attn(value, case.shapes, case.starts, locations, weights)
 
     return _in_float32(call)
 
@@ -237,8 +239,6 @@ class _OurOperator(nn.Module):
         weights: Tensor,
         im2col_step: int,
     ) -> Tensor:
-        from ddetr_lab.ops import ms_deform_attn
-
         return ms_deform_attn(value, [(int(h), int(w)) for h, w in shapes_list], None, locations, weights)
 
 

@@ -5,15 +5,20 @@ Used in chapter 9.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import statistics
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SCHEMA", "Case", "Report", "Row", "Work", "read_report", "write_report"]
+from ddetr_lab.files import locked, write_atomically
+
+__all__ = ["SCHEMA", "Case", "Report", "Row", "Work", "one_writer", "read_report", "rewrite_json", "write_report"]
 
 SCHEMA = 1
 
@@ -156,6 +161,22 @@ def write_report(report: Report, path: Path) -> None:
     """Write a report as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def one_writer(path: Path) -> Iterator[None]:
+    """Let one process at a time read a file, add to it and write it again; the folder is made if missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Away from the file, for it stays: a lock that is removed locks nobody out.
+    name = f"ddetr-lab-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()}.lock"
+    with locked(Path(tempfile.gettempdir()) / name):
+        yield
+
+
+def rewrite_json(content: Mapping[str, Any], path: Path) -> None:
+    """Write a file that grows run by run, so that a reader or a crash never sees half of it."""
+    text = json.dumps(content, indent=1) + "\n"
+    write_atomically(path, lambda target: target.write_text(text, encoding="utf-8"))
 
 
 def read_report(path: Path) -> Report:

@@ -5,7 +5,7 @@ Used in chapter 9.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from ddetr_lab.benchmark.ceilings import CEILINGS, shares
 from ddetr_lab.benchmark.report import Case, Report, Row
@@ -91,9 +91,4 @@ def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table in Markdown, numbers flush right."""
     lines = [headings, ["---"] + ["--:"] * (len(headings) - 1), *rows]
-    return "\n".join(_markdown_lines(lines))
-
-
-def _markdown_lines(lines: Sequence[Sequence[str]]) -> Iterator[str]:
-    for line in lines:
-        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["add_diagnose_arguments", "diagnose_command"]
 
 Report = Callable[[str], None]
+LEARNED = 0.95  # AP50 above which eight pictures are known by heart
 SHOWN = 1  # which picture's detections a record keeps: one with several digits
 RUN_FILES = {"metrics": "metrics.jsonl", "evaluations": "evaluations.jsonl"}
 
@@ -105,8 +106,8 @@ def _overfit(arguments: argparse.Namespace, report: Report) -> dict[str, Any]:
     report(f"AP50 {run.class_blind_ap50:.3f} if every class counts as right")
     named["log and scores"] = from_the_run(run)
     _report_named({"log and scores": named["log and scores"]}, report)
-    if run.result.ap50 <= 0.95:
-        report("AP50 is not above 0.95: more --steps may do; if not, chapter 19 lists what to look for")
+    if run.result.ap50 <= LEARNED:
+        report(f"AP50 is not above {LEARNED}: more --steps may do; if not, chapter 19 lists what to look for")
     return {"seconds": round(seconds, 1), "run": {**run.to_dict(_shown(test)), "named": named}}
 
 

@@ -185,10 +185,10 @@ def run_test(
         test.optimizer.step()
         parts = {name: output.loss_dict[name].item() for name in ("loss_ce", "loss_bbox", "loss_giou")}
         curve.append({"step": step + 1, "loss": output.loss.item(), "grad_norm": norm.item(), **parts})
-        if test.held_out is not None and (step + 1) % LOOK_EVERY == 0:
-            with torch.no_grad():
-                curve[-1]["held_out_loss"] = test.model(**test.held_out).loss.item()
         if (step + 1) % LOOK_EVERY == 0:
+            if test.held_out is not None:
+                with torch.no_grad():
+                    curve[-1]["held_out_loss"] = test.model(**test.held_out).loss.item()
             report(f"step {step + 1}: loss {curve[-1]['loss']:.3f}")
     return score_test(test, curve)
 

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ddetr_lab.boxes import cxcywh_to_xyxy
+
 __all__ = [
     "Suspicion",
     "look_at_batch",
@@ -85,7 +87,7 @@ def _look_at_target(place: int, target: Mapping[str, Tensor], num_labels: int | 
             )
         )
     if len(boxes):
-        low, high = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2
+        low, high = cxcywh_to_xyxy(boxes).split(2, dim=1)  # twice (N, 2)
         beyond = max(float(-low.min()), float(high.max()) - 1)
         if beyond > 0.02 or float(boxes[:, 2:].min()) <= 0:
             found.append(
@@ -102,7 +104,7 @@ def _look_at_edges(targets: Sequence[Mapping[str, Tensor]]) -> list[Suspicion]:
     boxes = torch.cat([target["boxes"] for target in targets]) if targets else torch.empty(0, 4)
     if len(boxes) < FEWEST_BOXES:
         return []
-    low, high = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2
+    low, high = cxcywh_to_xyxy(boxes).split(2, dim=1)  # twice (N, 2)
     start = float((low < 0.001).any(dim=1).float().mean())
     end = float((high > 0.999).any(dim=1).float().mean())
     if end < 0.5 or end < 3 * start:

@@ -30,17 +30,25 @@ _BACKENDS: dict[str, Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor
     "loops": ms_deform_attn_loops,
 }
 
-
 _AVAILABLE: dict[str, tuple[str, ...]] = {}  # by kind of device, once asked for
+
+
+def _problem(backend: str, kind: str) -> str | None:
+    """Say what keeps a backend from running on a kind of device; None where it runs, or where it does not exist."""
+    if backend == "native":
+        return native_problem(kind)
+    if backend == "triton":
+        return triton_problem(kind)
+    return None
 
 
 def _backends_of(kind: str) -> tuple[str, ...]:
     if kind in _AVAILABLE:
         return _AVAILABLE[kind]
-    problems = {"native": native_problem(kind), "triton": triton_problem(kind)}
-    names = [name for name in _BACKENDS if problems.get(name) is None]
-    if kind == "cpu" and "triton" in names:
-        names.append(names.pop(names.index("triton")))
+    names = [name for name in _BACKENDS if _problem(name, kind) is None]
+    if kind == "cpu" and "triton" in names:  # in its interpreter, the slowest of all
+        names.remove("triton")
+        names.append("triton")
     return _AVAILABLE.setdefault(kind, tuple(names))
 
 
@@ -103,7 +111,7 @@ def ms_deform_attn(
     Built in chapters 6 to 8.
     """
     pairs = check_arguments(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
-    return _BACKENDS[_chosen(backend, value.device)](value, pairs, sampling_locations, attention_weights)
+    return _BACKENDS[_choose(backend, value.device)](value, pairs, sampling_locations, attention_weights)
 
 
 def ms_deform_attn_fused(
@@ -138,7 +146,7 @@ def ms_deform_attn_fused(
     Built in chapter 9.
     """
     pairs = check_fused_arguments(value, spatial_shapes, reference_points, sampling_offsets, attention_logits)
-    name = _chosen(backend, value.device)
+    name = _choose(backend, value.device)
     if name == "native":
         return ms_deform_attn_fused_native(value, pairs, reference_points, sampling_offsets, attention_logits)
     weights = attention_logits.flatten(-2).softmax(-1).view_as(attention_logits)  # over all levels and points together
@@ -146,17 +154,14 @@ def ms_deform_attn_fused(
     return _BACKENDS[name](value, pairs, locations, weights)
 
 
-def _chosen(backend: str | None, device: torch.device) -> str:
+def _choose(backend: str | None, device: torch.device) -> str:
+    """Return the backend that is asked for, the default for None, or refuse it and say what keeps it from running."""
     available = available_backends(device)
     if backend is None:
         return available[0]
     if backend in available:
         return backend
-    problem = None
-    if backend == "native":
-        problem = native_problem(device.type)
-    elif backend == "triton":
-        problem = triton_problem(device)
+    problem = _problem(backend, device.type)
     raise ValueError(
         f"backend = {backend!r} is not available on {device}, expected one of {', '.join(available)}"
         + (f": {problem}" if problem else "")

@@ -178,7 +178,7 @@ def level_sizes(spatial_shapes: Tensor | Sequence[tuple[int, int]]) -> list[tupl
     """
     given: Any = spatial_shapes
     if isinstance(given, Tensor):
-        _check_numbers("spatial_shapes", given, "pass a list of pairs (H, W), made once")
+        _check_cpu_integers("spatial_shapes", given, "pass a list of pairs (H, W), made once")
         if given.ndim != 2 or given.shape[1] != 2:
             raise ValueError(
                 f"spatial_shapes has shape {tuple(given.shape)}, expected (L, 2), a row (H, W) for each level"
@@ -236,7 +236,7 @@ def _check_tensor(name: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...], ax
         raise ValueError(f"{name} has dtype {tensor.dtype}, expected {', '.join(others)} or {last}: {remedy}")
 
 
-def _check_numbers(name: str, tensor: Tensor, remedy: str) -> None:
+def _check_cpu_integers(name: str, tensor: Tensor, remedy: str) -> None:
     if tensor.dtype not in INTEGER_DTYPES:
         raise ValueError(f"{name} has dtype {tensor.dtype}, expected an integer one: call .long() on it")
     if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
@@ -249,7 +249,7 @@ def _check_starts(starts: Tensor, pairs: list[tuple[int, int]]) -> None:
         raise TypeError(f"level_start_index is a {type(starts).__name__}, expected a torch.Tensor (L,) or None")
     if starts.shape != (len(pairs),):
         raise ValueError(f"level_start_index has shape {tuple(starts.shape)}, expected ({len(pairs)},)")
-    _check_numbers("level_start_index", starts, "pass None, for it follows from spatial_shapes")
+    _check_cpu_integers("level_start_index", starts, "pass None, for it follows from spatial_shapes")
     if torch.compiler.is_compiling():  # a traced graph may not branch on a tensor's numbers
         return
     first = 0

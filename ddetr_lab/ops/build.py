@@ -28,12 +28,22 @@ import torch
 from ddetr_lab.files import locked
 from ddetr_lab.ops.cuda_toolkit import Toolkit, cuda_commands, cuda_link_flags, find_toolkit, gpu_architectures
 
-__all__ = ["BuildError", "build_library", "cache_folder", "library_path", "source_folder"]
+__all__ = ["BuildError", "build_library", "cache_folder", "compiler_command", "library_path", "source_folder"]
 
 # The oldest torch whose stable ABI the sources use: 2.10, one byte a part.
 TORCH_TARGET_VERSION = "0x020a000000000000"
 
-# Copies of the CPU kernels: the function that returns each, and the flags that make it what it is.
+# What is compiled once, beside the copies of cpu/kernels.cpp.
+CPU_SOURCES = (
+    "registration.cpp",
+    "call.cpp",
+    "cpu/dispatch.cpp",
+    "cpu/plan.cpp",
+    "cpu/ms_deform_attn_cpu.cpp",
+    "cpu/pictures.cpp",
+)
+
+# The copies of the CPU kernels for a processor: their names, and the flags that make each what it is.
 INSTRUCTION_SETS: dict[str, dict[str, list[str]]] = {
     "x86_64": {"baseline": [], "avx2": ["-march=haswell", "-mprfchw"], "avx512": ["-march=skylake-avx512"]},
     "aarch64": {"baseline": []},
@@ -100,7 +110,7 @@ def library_path(architectures: Sequence[str] | None = None) -> Path:
     return cache_folder() / ("-".join([stem, *(f"sm{number}" for number in architectures or ())]) + ".so")
 
 
-def _compiler() -> list[str]:
+def compiler_command() -> list[str]:
     """Return the C++ compiler as a command: ``$CXX``, else c++, g++ or clang++.
 
     Raises:
@@ -121,11 +131,15 @@ def _compiler() -> list[str]:
     )
 
 
-def _commands(
-    compiler: list[str], objects: Path, library: Path, toolkit: Toolkit | None, architectures: Sequence[str]
-) -> tuple[list[list[str]], list[str]]:
-    """Return the compile commands, which are independent of each other, and the link command."""
-    from torch.utils.cpp_extension import include_paths, library_paths
+def _compile_commands(
+    compiler: list[str], objects: Path, toolkit: Toolkit | None, architectures: Sequence[str]
+) -> list[list[str]]:
+    """Return the compile commands, which are independent of each other; each ends in its object file.
+
+    Raises:
+        BuildError: if the kernels have not been compiled for this kind of processor yet.
+    """
+    from torch.utils.cpp_extension import include_paths
 
     machine = platform.machine()
     if machine not in INSTRUCTION_SETS:
@@ -145,31 +159,24 @@ def _commands(
     flags.append(f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}")
     includes = [flag for folder in include_paths() for flag in ("-isystem", folder)]
     flags += extra_flags() + includes + (["-DDDETR_WITH_CUDA"] if toolkit else [])
-    compile_commands = []
-    for source in (
-        "registration.cpp",
-        "call.cpp",
-        "cpu/dispatch.cpp",
-        "cpu/plan.cpp",
-        "cpu/ms_deform_attn_cpu.cpp",
-        "cpu/pictures.cpp",
-    ):
+    commands = []
+    for source in CPU_SOURCES:
         target = objects / (Path(source).stem + ".o")
-        compile_commands.append([*compiler, *flags, "-c", str(sources / source), "-o", str(target)])
+        commands.append([*compiler, *flags, "-c", str(sources / source), "-o", str(target)])
     for name, extra in INSTRUCTION_SETS[machine].items():
-        named = [f"-DDDETR_KERNELS={name}_kernels", f'-DDDETR_KERNELS_NAME="{name}"']
-        target = objects / f"kernels_{name}.o"
-        compile_commands.append(
-            [*compiler, *flags, *extra, *named, "-c", str(sources / "cpu" / "kernels.cpp"), "-o", str(target)]
-        )
+        source, target = str(sources / "cpu" / "kernels.cpp"), objects / f"kernels_{name}.o"
+        commands.append([*compiler, *flags, *extra, f"-DDDETR_KERNELS={name}_kernels", "-c", source, "-o", str(target)])
     if toolkit:
-        compile_commands += cuda_commands(toolkit, architectures, compiler, flags, includes, sources, objects)
-    targets = [command[-1] for command in compile_commands]
-    link = [*compiler, *extra_flags(), "-shared", "-o", str(library), *targets]
-    for folder in library_paths():
-        link += ["-L", folder]
-    link += ["-ltorch", "-ltorch_cpu", "-lc10"] + (cuda_link_flags(toolkit) if toolkit else [])
-    return compile_commands, link
+        commands += cuda_commands(toolkit, architectures, compiler, flags, includes, sources, objects)
+    return commands
+
+
+def _link_command(compiler: list[str], objects: Sequence[str], library: Path, toolkit: Toolkit | None) -> list[str]:
+    from torch.utils.cpp_extension import library_paths
+
+    folders = [flag for folder in library_paths() for flag in ("-L", folder)]
+    libraries = ["-ltorch", "-ltorch_cpu", "-lc10"] + (cuda_link_flags(toolkit) if toolkit else [])
+    return [*compiler, *extra_flags(), "-shared", "-o", str(library), *objects, *folders, *libraries]
 
 
 def _run(command: list[str]) -> None:
@@ -183,7 +190,7 @@ def _run(command: list[str]) -> None:
         )
 
 
-def _chosen(asked: Sequence[str] | None, report: Callable[[str], None]) -> tuple[Toolkit | None, tuple[str, ...]]:
+def _cuda_targets(asked: Sequence[str] | None, report: Callable[[str], None]) -> tuple[Toolkit | None, tuple[str, ...]]:
     """Return the toolkit and the architectures to compile CUDA with, or None and () to build for the CPU alone."""
     architectures = gpu_architectures() if asked is None else tuple(asked)
     if not architectures:
@@ -219,7 +226,7 @@ def build_library(
         ValueError: if ``$TORCH_CUDA_ARCH_LIST`` is not understood.
         OSError: if the cache folder cannot be written.
     """
-    toolkit, architectures = _chosen(architectures, report)
+    toolkit, architectures = _cuda_targets(architectures, report)
     library = library_path(architectures)
     if library.is_file() and not force:
         return library
@@ -227,18 +234,19 @@ def build_library(
         raise BuildError(
             "the operator is not built on Windows yet: use WSL, or the vectorised path, which runs as it is"
         )
-    compiler = _compiler()
+    compiler = compiler_command()
     library.parent.mkdir(parents=True, exist_ok=True)
     with locked(library.with_suffix(".lock")):
         if library.is_file() and not force:  # another process was faster
             return library
         with tempfile.TemporaryDirectory(dir=library.parent, prefix="building-") as folder:
             finished = Path(folder) / library.name
-            compile_commands, link = _commands(compiler, Path(folder), finished, toolkit, architectures)
-            for command in [*compile_commands, link]:
+            commands = _compile_commands(compiler, Path(folder), toolkit, architectures)
+            link = _link_command(compiler, [command[-1] for command in commands], finished, toolkit)
+            for command in [*commands, link]:
                 report(shlex.join(command))
             with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-                list(pool.map(_run, compile_commands))
+                list(pool.map(_run, commands))
             _run(link)
             os.replace(finished, library)
     return library

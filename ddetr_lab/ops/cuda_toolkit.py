@@ -63,14 +63,15 @@ def find_toolkit() -> Toolkit | str:
     for home in homes:
         # A script named nvcc on the PATH has no headers beside it: the next place may.
         if (home / "bin" / "nvcc").is_file() and (home / "include" / "cuda_runtime.h").is_file():
-            return _checked(home)
+            return _toolkit_in(home)
     return (
         "there is no CUDA toolkit (nvcc with its headers) in $CUDA_HOME, on the PATH or in /usr/local/cuda: "
         "install it, or set CUDA_HOME"
     )
 
 
-def _checked(home: Path) -> Toolkit | str:
+def _toolkit_in(home: Path) -> Toolkit | str:
+    """Ask a toolkit for its version, and hold it against the one that this PyTorch is built for."""
     nvcc = str(home / "bin" / "nvcc")
     done = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False)
     found = re.search(r"release (\d+)\.(\d+)", done.stdout)

@@ -19,7 +19,8 @@ from ddetr_lab.ops.arguments import check_traced_arguments
 from ddetr_lab.ops.reference import ms_deform_attn_gather, sampling_locations
 
 __all__ = [
-    "Gradients",
+    "backward_by",
+    "check_grad_output",
     "fake",
     "fake_backward",
     "gradients_of_gradients",
@@ -28,15 +29,14 @@ __all__ = [
     "save_inputs_of_backward",
 ]
 
-Gradients = tuple[Tensor | None, None, None, Tensor | None, Tensor | None]
-
 
 def register_rules() -> None:
     """Tell PyTorch the rules of all four operators of the library, once it is loaded."""
-    for name, fake_forward, fake_gradients, backward, second in (
-        ("ms_deform_attn", fake, fake_backward, _backward, gradients_of_gradients),
-        ("ms_deform_attn_fused", _fake_fused, _fake_fused_backward, _fused_backward, _fused_gradients_of_gradients),
+    for name, fake_forward, fake_gradients, second in (
+        ("ms_deform_attn", fake, fake_backward, gradients_of_gradients),
+        ("ms_deform_attn_fused", _fake_fused, _fake_fused_backward, _fused_gradients_of_gradients),
     ):
+        backward = backward_by(f"{name}_backward")
         torch.library.register_fake(f"ddetr_lab::{name}", fake_forward)
         torch.library.register_fake(f"ddetr_lab::{name}_backward", fake_gradients)
         torch.library.register_autograd(f"ddetr_lab::{name}", backward, setup_context=save_inputs)
@@ -60,7 +60,7 @@ def fake_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Answer with empty gradients of value, locations and weights."""
     check_traced_arguments(value, shapes, starts, locations, weights)
-    _check_grad_output(value, locations, grad_output)
+    check_grad_output(value, locations, grad_output)
     return _empty_like(value, locations, weights)
 
 
@@ -82,7 +82,7 @@ def _fake_fused_backward(
     deterministic: bool,
 ) -> tuple[Tensor, ...]:
     check_traced_arguments(value, shapes, starts, offsets, logits, reference)
-    _check_grad_output(value, offsets, grad_output)
+    check_grad_output(value, offsets, grad_output)
     return _empty_like(value, reference, offsets, logits)
 
 
@@ -94,7 +94,17 @@ def _empty_like(*tensors: Tensor) -> Any:
     return tuple(torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors)
 
 
-def _check_grad_output(value: Tensor, points: Tensor, grad_output: Tensor) -> None:
+def check_grad_output(value: Tensor, points: Tensor, grad_output: Tensor) -> None:
+    """Check that the result's gradient has the result's shape and device.
+
+    Args:
+        value: (B, S, M, D).
+        points: (B, Q, ...), locations or offsets.
+        grad_output: what should be (B, Q, M * D), on the device of ``value``.
+
+    Raises:
+        ValueError: if it is not.
+    """
     expected = (value.shape[0], points.shape[1], value.shape[2] * value.shape[3])
     if grad_output.shape != expected or grad_output.device != value.device:
         raise ValueError(
@@ -113,20 +123,18 @@ def save_inputs_of_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Ten
     ctx.save_for_backward(*inputs[:-1])
 
 
-def _backward(ctx: Any, grad_output: Tensor) -> Gradients:
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    value, locations, weights = torch.ops.ddetr_lab.ms_deform_attn_backward(
-        *ctx.saved_tensors, grad_output, deterministic
-    )
-    return value, None, None, locations, weights
+def backward_by(operator: str) -> Callable[[Any, Tensor], tuple[Tensor | None, ...]]:
+    """Return a forward operator's gradient: what the backward operator of this name computes.
 
+    Shapes and starts of the levels, the second and third input, have none.
+    """
 
-def _fused_backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    value, reference, offsets, logits = torch.ops.ddetr_lab.ms_deform_attn_fused_backward(
-        *ctx.saved_tensors, grad_output, deterministic
-    )
-    return value, None, None, reference, offsets, logits
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        value, *others = getattr(torch.ops.ddetr_lab, operator)(*ctx.saved_tensors, grad_output, deterministic)
+        return value, None, None, *others
+
+    return backward
 
 
 def gradients_of_gradients(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +28,8 @@ from torch import Tensor
 from ddetr_lab.ops.arguments import check_arguments
 from ddetr_lab.ops.native import level_tensors
 from ddetr_lab.ops.rules import (
-    Gradients,
+    backward_by,
+    check_grad_output,
     fake,
     fake_backward,
     gradients_of_gradients,
@@ -61,11 +61,11 @@ def _interpreter_problem() -> str | None:
     loaded = sys.modules.get("triton.language")
     if loaded is not None and type(loaded.cdiv).__name__ != "InterpretedFunction":
         return "Triton was imported before TRITON_INTERPRET=1 was set, and looks only then: set it before Python starts"
-    return _installed()
+    return _missing_package()
 
 
 @cache
-def _installed() -> str | None:
+def _missing_package() -> str | None:
     if importlib.util.find_spec("triton") is None:
         return (
             "triton is not installed; on Linux `pip install triton` does it, and torch's CUDA packages bring it along"
@@ -75,8 +75,8 @@ def _installed() -> str | None:
 
 @cache
 def _gpu_problem() -> str | None:
-    if _installed() is not None:
-        return _installed()
+    if _missing_package() is not None:
+        return _missing_package()
     if not torch.cuda.is_available():
         return "there is no GPU that torch can use; `ddetr-lab doctor` says why"
     # On its first launch Triton compiles a few lines of C that call the driver.
@@ -131,7 +131,7 @@ def _power_of_two(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
 
 
-def _checked(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor) -> _Call:
+def _checked_call(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor) -> _Call:
     """Check a call of the raw operator: a kernel that is handed the wrong shapes reads memory that is not its own.
 
     Raises:
@@ -173,7 +173,7 @@ def _forward(
     sampling_locations: Tensor,
     attention_weights: Tensor,
 ) -> Tensor:
-    call = _checked(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
+    call = _checked_call(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
     output = fake(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
     if call.is_empty:
         return output.zero_()
@@ -206,14 +206,9 @@ def _gradients(
     grad_output: Tensor,
     deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    call = _checked(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
-    batch, queries, heads, levels, points = attention_weights.shape
-    wanted = (batch, queries, heads * value.shape[3])
-    if grad_output.shape != wanted or grad_output.device != value.device:
-        raise ValueError(
-            f"grad_output is {tuple(grad_output.shape)} on {grad_output.device}, expected {wanted} (B, Q, M * D) on "
-            f"{value.device}, as the result"
-        )
+    call = _checked_call(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
+    check_grad_output(value, sampling_locations, grad_output)
+    batch, _, heads, levels, points = attention_weights.shape
     # Sums of many parts, in the dtype that they are made in; rounded once, at the end.
     grad_value = torch.zeros(value.shape, dtype=call.weights.dtype, device=value.device)
     grad_locations, grad_weights = torch.zeros_like(call.locations), torch.zeros_like(call.weights)
@@ -265,16 +260,8 @@ def _adds(grad_value: Tensor) -> int:
     return 4 * THREADS if newer and grad_value.dtype == torch.float32 else THREADS
 
 
-def _backward(ctx: Any, grad_output: Tensor) -> Gradients:
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    value, locations, weights = torch.ops.ddetr_lab.ms_deform_attn_triton_backward(
-        *ctx.saved_tensors, grad_output, deterministic
-    )
-    return value, None, None, locations, weights
-
-
 _forward.register_fake(fake)
-_forward.register_autograd(_backward, setup_context=save_inputs)
+_forward.register_autograd(backward_by("ms_deform_attn_triton_backward"), setup_context=save_inputs)
 _gradients.register_fake(fake_backward)
 _gradients.register_autograd(gradients_of_gradients, setup_context=save_inputs_of_backward)
 

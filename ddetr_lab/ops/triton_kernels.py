@@ -292,6 +292,18 @@ def value_gradient_in_order_kernel(
                 gradient = tl.load(grad_output + item * D + channel, mask=channel < D, other=0.0).to(real)
                 sample = item * (L * P) + level * P
                 _spread(
-                    grad_map, locations, weights, sample, live, gradient, height, width, stride, P, D, BLOCK_D, True
+                    grad_map,
+                    locations,
+                    weights,
+                    sample,
+                    live,
+                    gradient,
+                    height,
+                    width,
+                    stride,
+                    P,
+                    D,
+                    BLOCK_D,
+                    IN_ORDER=True,
                 )
         grad_map += height.to(tl.int64) * width.to(tl.int64) * stride

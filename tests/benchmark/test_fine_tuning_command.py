@@ -53,3 +53,15 @@ def test_what_is_in_the_file_is_not_made_again(asked: list[tuple[str, int, Any, 
         fine_tuning_command.run_fine_tuning(arguments, [], "cpu", lines.append)
     assert len(asked) == 1
     assert any("already" in line for line in lines)
+
+
+def test_a_file_of_other_settings_is_refused_before_anything_trains(
+    asked: list[tuple[str, int, Any, Any]], tmp_path: Path
+) -> None:
+    words = ("--trials", "digits", "--json", str(tmp_path / "runs.json"))
+    fine_tuning_command.run_fine_tuning(parsed(*words), [], "cpu", lambda line: None)
+    with pytest.raises(ValueError, match="write to another file"):
+        fine_tuning_command.run_fine_tuning(
+            parsed(*words, "--seeds", "1", "--steps", "7"), [], "cpu", lambda line: None
+        )
+    assert len(asked) == 1

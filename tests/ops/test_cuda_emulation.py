@@ -15,7 +15,7 @@ import torch
 
 from ddetr_lab.attention import sampling_locations
 from ddetr_lab.ops import ms_deform_attn
-from ddetr_lab.ops.build import _compiler
+from ddetr_lab.ops.build import compiler_command
 from tests.conftest import compiler_version
 from tests.ops.cuda_emulation import emulator as emulation
 
@@ -178,7 +178,7 @@ def test_the_deterministic_gradient_has_the_same_bits_however_pictures_are_group
 
 def test_sanitizers_find_nothing():
     runtime = [
-        subprocess.run([*_compiler(), f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+        subprocess.run([*compiler_command(), f"-print-file-name={name}"], capture_output=True, text=True, check=True)
         for name in ("libasan.so", "libubsan.so")
     ]
     libraries = [done.stdout.strip() for done in runtime]

@@ -60,10 +60,10 @@ def fresh(monkeypatch, tmp_path):
     monkeypatch.setenv("CC", "cc")
     monkeypatch.setattr(triton.torch.cuda, "is_available", lambda: True)
     pretend_triton(monkeypatch, installed=True)
-    triton._installed.cache_clear()
+    triton._missing_package.cache_clear()
     triton._gpu_problem.cache_clear()
     yield monkeypatch
-    triton._installed.cache_clear()
+    triton._missing_package.cache_clear()
     triton._gpu_problem.cache_clear()
 
 

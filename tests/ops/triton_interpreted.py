@@ -192,7 +192,7 @@ def test_a_bad_call_of_the_raw_operators_is_named():
     ):
         with pytest.raises(ValueError, match=message):
             raw(*arguments)
-    with pytest.raises(ValueError, match=r"grad_output is \(1, 3, 3\) on cpu, expected \(1, 3, 4\)"):
+    with pytest.raises(ValueError, match=r"grad_output has shape \(1, 3, 3\) and is on cpu, expected \(1, 3, 4\)"):
         torch.ops.ddetr_lab.ms_deform_attn_triton_backward(
             value, shapes, starts, locations, weights, problem.grad_output[..., :-1], False
         )

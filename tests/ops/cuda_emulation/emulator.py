@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddetr_lab.ops.build import _compiler, cache_folder, source_folder
+from ddetr_lab.ops.build import cache_folder, compiler_command, source_folder
 from ddetr_lab.ops.cuda_toolkit import CUDA_ELEMENTS
 
 HERE = Path(__file__).resolve().parent
@@ -59,7 +59,7 @@ def build(flags: Sequence[str] = ()) -> Path:
         return library
     library.parent.mkdir(parents=True, exist_ok=True)
     common = [
-        *_compiler(),
+        *compiler_command(),
         "-std=c++20",
         "-O1",
         "-fPIC",
@@ -82,7 +82,7 @@ def build(flags: Sequence[str] = ()) -> Path:
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             list(pool.map(_run, commands))
         finished = Path(folder) / library.name
-        _run([*_compiler(), "-shared", *flags, "-o", str(finished), *(command[-1] for command in commands)])
+        _run([*compiler_command(), "-shared", *flags, "-o", str(finished), *(command[-1] for command in commands)])
         os.replace(finished, library)
     return library
 
