@@ -85,7 +85,7 @@ class PretrainedMixin(nn.Module):
     @classmethod
     def from_pretrained(
         cls: type[_Model],
-        name_or_path: str | os.PathLike[str] | None,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None,
         *,
         config: DeformableDetrConfig | str | os.PathLike[str] | None = None,
         state_dict: dict[str, Tensor] | None = None,
@@ -99,7 +99,7 @@ class PretrainedMixin(nn.Module):
         """Build a model and load its weights; see :func:`from_pretrained`."""
         return from_pretrained(
             cls,
-            name_or_path,
+            pretrained_model_name_or_path,
             config=config,
             state_dict=state_dict,
             strict=strict,

@@ -30,6 +30,9 @@ _MOST_LABELS = 1_000_000
 # Where a configuration came from is no part of what it says.
 _ORIGIN = ("_name_or_path", "_commit_hash", "transformers_version")
 
+# How a text says yes and no.
+_TRUTH = dict.fromkeys(("true", "1", "y", "yes"), True) | dict.fromkeys(("false", "0", "n", "no"), False)
+
 _Self = TypeVar("_Self", bound="ConfigBase")
 
 
@@ -55,6 +58,7 @@ class ConfigBase:
     output_hidden_states: bool
     torchscript: bool
     torch_dtype: torch.dtype | None
+    pruned_heads: dict[Any, Any]
 
     def __init__(self, **kwargs: Any) -> None:
         """Set the shared fields; whatever is left in ``kwargs`` becomes an attribute and is written to the file too.
@@ -95,8 +99,6 @@ class ConfigBase:
             value = _as_dtype(value)
         elif name == "id2label":
             value = _as_id2label(value)
-        elif name == "pruned_heads":
-            value = {int(key): heads for key, heads in value.items()}
         object.__setattr__(self, name, value)
 
     # ------------------------------------------------------------------------------------------------ labels
@@ -108,15 +110,20 @@ class ConfigBase:
             raise TypeError(f"label2id is a {type(label2id).__name__}, expected a dict from name to label")
         if id2label is None:
             self.num_labels = 2 if num_labels is None else num_labels
-        else:
-            self.id2label = _as_id2label(id2label)
-            if num_labels is not None and num_labels != len(self.id2label):
-                raise ValueError(
-                    f"num_labels = {num_labels}, but id2label names {len(self.id2label)} labels: leave num_labels out"
+            if label2id is not None and label2id != self.label2id:
+                warnings.warn(
+                    f"label2id = {label2id} changes nothing without id2label, and the labels are called "
+                    f"{', '.join(list(self.label2id)[:3])} …: pass id2label={{0: name, 1: name, …}}",
+                    stacklevel=5,
                 )
-            self.label2id = {name: label for label, name in self.id2label.items()}
-        if label2id is not None:
-            self.label2id = {name: int(label) for name, label in label2id.items()}
+            return
+        self.id2label = _as_id2label(id2label)
+        if num_labels is not None and num_labels != len(self.id2label):
+            raise ValueError(
+                f"num_labels = {num_labels}, but id2label names {len(self.id2label)} labels: leave num_labels out"
+            )
+        pairs = ((name, label) for label, name in self.id2label.items()) if label2id is None else label2id.items()
+        self.label2id = {name: int(label) for name, label in pairs}
 
     @property
     def num_labels(self) -> int:
@@ -242,7 +249,11 @@ class ConfigBase:
                 value = fields.pop(alias)
                 if alias in overrides or field not in fields:
                     fields[field] = value
+        label2id = fields.pop("label2id") if "label2id" in overrides and fields.get("id2label") is None else None
         config = cls(**fields)
+        if label2id is not None:
+            config.label2id = dict(label2id)
+        config.pruned_heads = {int(key): heads for key, heads in config.pruned_heads.items()}  # JSON made them strings
         unused = {key: value for key, value in overrides.items() if key not in known}
         if unused and not return_unused_kwargs:
             warnings.warn(f"{', '.join(unused)}: no field of {cls.__name__}, so it changes nothing", stacklevel=2)
@@ -259,35 +270,58 @@ class ConfigBase:
         return cls(**read_object(Path(json_file), "config"))
 
     @classmethod
-    def from_pretrained(cls: type[_Self], name_or_path: str | os.PathLike[str], **overrides: Any) -> Any:
+    def from_pretrained(
+        cls: type[_Self], pretrained_model_name_or_path: str | os.PathLike[str], **overrides: Any
+    ) -> Any:
         """Load a configuration from a folder, a JSON file, a shipped model's name or a hub name.
 
         Args:
-            name_or_path: see ``ddetr_lab.files.find_file``; a path to a ``.json`` file is read as it is.
+            pretrained_model_name_or_path: see ``ddetr_lab.files.find_file``; a ``.json`` file is read as it is.
             **overrides: fields to replace, as in ``from_dict``, and options of ``find_file`` such as ``revision``.
 
         Raises:
             FileNotFoundError: if there is no such file, or the hub cannot be reached; the message has the remedy.
             ValueError: for a broken file or fields that are out of range.
         """
-        fields, overrides = cls.get_config_dict(name_or_path, **overrides)
+        fields, overrides = cls.get_config_dict(pretrained_model_name_or_path, **overrides)
         return cls.from_dict(fields, **overrides)
 
     @classmethod
     def get_config_dict(
-        cls, name_or_path: str | os.PathLike[str], **kwargs: Any
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read the fields that :meth:`from_pretrained` builds from; return them, and those of ``kwargs`` left over."""
         options = {key: kwargs.pop(key) for key in HubOptions if key in kwargs}
-        path = Path(os.path.expanduser(name_or_path))
+        path = Path(os.path.expanduser(pretrained_model_name_or_path))
         if not path.is_file():
-            path = find_file(name_or_path, "config.json", **options)
-        return read_object(path, "config") | {"_name_or_path": str(name_or_path)}, kwargs
+            path = find_file(pretrained_model_name_or_path, "config.json", **options)
+        return read_object(path, "config"), kwargs
 
     def update(self, config_dict: Mapping[str, Any]) -> None:
         """Set several attributes at once."""
         for key, value in config_dict.items():
             setattr(self, key, value)
+
+    def update_from_string(self, update_str: str) -> None:
+        """Set fields from a text such as ``"dropout=0.2,with_box_refine=true"``; each keeps its type.
+
+        Raises:
+            TypeError: for a field that is neither a number, a truth value nor a text, and so has no short form.
+            ValueError: for a name that is no field, or a value that does not fit the field.
+        """
+        for pair in update_str.split(","):
+            name, equals, text = pair.partition("=")
+            if not equals or not hasattr(self, name):
+                raise ValueError(f"{pair!r} sets no field of {type(self).__name__}: expected field=value, …")
+            old = getattr(self, name)
+            if isinstance(old, bool):
+                if text.lower() not in _TRUTH:
+                    raise ValueError(f"{name} = {text!r}, expected true or false")
+                setattr(self, name, _TRUTH[text.lower()])
+            elif isinstance(old, (int, float, str)):
+                setattr(self, name, type(old)(text))
+            else:
+                raise TypeError(f"{name} is a {type(old).__name__}, which a text cannot change: set config.{name}")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ConfigBase):

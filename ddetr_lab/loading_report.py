@@ -6,16 +6,24 @@ Built in chapter 12.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LoadingReport", "Resized", "fit_state", "tied_names"]
+__all__ = ["LoadingReport", "Misfit", "Resized", "fit_state", "tied_names"]
 
 # A bare model's file has no heads and a bare model takes none, so these may be over or wanting between the two.
 _HEADS = re.compile(r"(^|\.)(class_embed|bbox_embed)\.")
+
+# Of the reference's loading info.
+_KEYS = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+
+
+class Misfit(ValueError, RuntimeError):
+    """The file does not fit the model; a RuntimeError too, as code that was written for the reference expects."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +39,11 @@ class Resized:
 
 
 @dataclass
-class LoadingReport:
+class LoadingReport(Mapping[str, Any]):
     """What became of every tensor when a checkpoint was loaded. A tied tensor stands here once, under its first name.
+
+    It can be read as the dict that the reference returns too: its keys are ``missing_keys``, ``unexpected_keys``,
+    ``mismatched_keys`` (name, shape in the file, shape in the model) and ``error_msgs``.
 
     Attributes:
         source: where the weights came from.
@@ -65,11 +76,16 @@ class LoadingReport:
             lines.append(f"  unused, not in the model: {_some(self.unused)}")
         return "\n".join(lines)
 
-    def __getitem__(self, key: str) -> list[str] | list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
-        """Give the lists under the keys of transformers' loading info, such as ``"missing_keys"``."""
+    def __getitem__(self, key: str) -> list[Any]:
         if key == "mismatched_keys":
             return [(entry.name, entry.found, entry.expected) for entry in self.resized]
         return {"missing_keys": self.new, "unexpected_keys": self.unused, "error_msgs": []}[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_KEYS)
+
+    def __len__(self) -> int:
+        return len(_KEYS)
 
 
 def tied_names(module: nn.Module) -> list[list[str]]:
@@ -107,7 +123,7 @@ def fit_state(
         base_prefix: the name of the bare model inside the detector.
 
     Raises:
-        ValueError: if the file does not fit; the message lists what and why, and the remedy.
+        Misfit: if the file does not fit; the message lists what and why, and the remedy. It is a ValueError.
     """
     state = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
     state, heads_may_differ = _match_prefix(module, state, base_prefix)
@@ -125,7 +141,7 @@ def fit_state(
         if found.shape != target.shape:
             report.resized.append(Resized(names[0], tuple(found.shape), tuple(target.shape)))
         elif found.is_floating_point() != target.is_floating_point():
-            raise ValueError(f"{source}: {present[0]} is {found.dtype}, expected {target.dtype}: the file is damaged")
+            raise Misfit(f"{source}: {present[0]} is {found.dtype}, expected {target.dtype}: the file is damaged")
         else:
             report.loaded.append(names[0])
             copies.append((target, found))
@@ -159,7 +175,7 @@ def _agreed(state: Mapping[str, Tensor], names: list[str], source: str) -> Tenso
     first = state[names[0]]
     for name in names[1:]:
         if first.shape != state[name].shape or not torch.equal(first, state[name]):
-            raise ValueError(
+            raise Misfit(
                 f"{source}: {names[0]} and {name} are one tensor in this model, but they differ in the file; "
                 "the file probably has a head for each layer: set with_box_refine=True"
             )
@@ -198,7 +214,7 @@ def _refuse(
             )
     if reasons:
         text = "\n  ".join([*reasons, *(f"remedy: {remedy}" for remedy in remedies)])
-        raise ValueError(f"{report.source} does not fit {type(module).__name__}:\n  {text}")
+        raise Misfit(f"{report.source} does not fit {type(module).__name__}:\n  {text}")
 
 
 def _some(entries: Iterable[object], limit: int = 8) -> str:

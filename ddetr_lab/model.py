@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddetr_lab.backbone import FeatureEncoder, downsample_mask
+from ddetr_lab.backbone import FeatureEncoder, MapGroupNorm, downsample_mask
 from ddetr_lab.boxes import at_least_float32
 from ddetr_lab.checkpoints import PretrainedMixin
 from ddetr_lab.config import DeformableDetrConfig
@@ -34,6 +34,8 @@ class DeformableDetrPreTrainedModel(PretrainedMixin, nn.Module):
     config_class = DeformableDetrConfig
     base_model_prefix = "model"
     main_input_name = "pixel_values"
+    framework = "pt"
+    supports_gradient_checkpointing = is_gradient_checkpointing = False
 
     def __init__(self, config: DeformableDetrConfig) -> None:
         super().__init__()
@@ -55,6 +57,37 @@ class DeformableDetrPreTrainedModel(PretrainedMixin, nn.Module):
         """The dtype of the parameters."""
         return next(self.parameters()).dtype
 
+    @property
+    def base_model(self) -> nn.Module:
+        """The model without heads: itself, or what a detector is built around."""
+        return getattr(self, self.base_model_prefix, self)
+
+    @property
+    def name_or_path(self) -> str:
+        """Where the weights were loaded from, or an empty string."""
+        return self.config.name_or_path
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        """Say that no text comes out; the reference's tools ask every model."""
+        return False
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """Count the numbers in all parameters, a shared one once.
+
+        Args:
+            only_trainable: leave out frozen ones.
+            exclude_embeddings: leave out the tables of ``nn.Embedding``: queries and learned positions.
+        """
+        tables = {id(module.weight) for module in self.modules() if isinstance(module, nn.Embedding)}
+        counted = [one for one in self.parameters() if not (exclude_embeddings and id(one) in tables)]
+        return sum(one.numel() for one in counted if one.requires_grad or not only_trainable)
+
+    def get_memory_footprint(self, return_buffers: bool = True) -> int:
+        """Return how many bytes the parameters take, and the buffers if ``return_buffers``."""
+        tensors = [*self.parameters(), *(self.buffers() if return_buffers else ())]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
 
 def _projections(channels: Sequence[int], config: DeformableDetrConfig) -> nn.ModuleList:
     """Build the way from backbone maps to ``num_feature_levels`` maps of ``d_model`` channels.
@@ -75,7 +108,7 @@ def _projections(channels: Sequence[int], config: DeformableDetrConfig) -> nn.Mo
     for convolution in convolutions:
         nn.init.xavier_uniform_(convolution.weight)
         nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
-    return nn.ModuleList(nn.Sequential(conv, nn.GroupNorm(GROUPS, config.d_model)) for conv in convolutions)
+    return nn.ModuleList(nn.Sequential(conv, MapGroupNorm(GROUPS, config.d_model)) for conv in convolutions)
 
 
 def _check_pictures(pixel_values: Tensor, pixel_mask: Tensor | None, channels: int) -> None:

@@ -62,6 +62,9 @@ class ModelOutput:
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys())
 
+    def __reversed__(self) -> Iterator[str]:
+        return reversed(self.keys())
+
     def __len__(self) -> int:
         return len(self.keys())
 

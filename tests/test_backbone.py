@@ -12,6 +12,7 @@ from ddetr_lab.backbone import (
     Backbone,
     FeatureEncoder,
     FrozenBatchNorm2d,
+    MapGroupNorm,
     downsample_mask,
     load_efficientnet_lite0_weights,
 )
@@ -46,7 +47,7 @@ def resnet18() -> Backbone:
 
 
 def test_timm_gives_the_last_three_maps_with_their_masks(resnet18: Backbone) -> None:
-    assert resnet18.channels == [128, 256, 512]
+    assert resnet18.channels == resnet18.intermediate_channel_sizes == [128, 256, 512]
     pixel_values, pixel_mask = pictures()
     with torch.no_grad():
         maps = resnet18(pixel_values, pixel_mask)
@@ -185,3 +186,29 @@ def test_gradients_stop_at_the_frozen_stages() -> None:
     sum((feature.square().sum() for feature, _ in backbone(pixel_values, pixel_mask)), Tensor([0.0])).backward()
     for name, parameter in backbone.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name
+
+
+@pytest.mark.parametrize("spread", [0.01, 1.0])
+@pytest.mark.parametrize(("channels", "dtype"), [(32, torch.float32), (64, torch.float32), (64, torch.float64)])
+def test_a_group_norm_is_exact_however_the_map_lies_in_memory(channels: int, dtype: torch.dtype, spread: float) -> None:
+    torch.manual_seed(0)
+    norm = MapGroupNorm(32, channels).to(dtype)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    groups = 3 * torch.randn(32, dtype=dtype).repeat_interleave(channels // 32)
+    feature = spread * torch.randn(2, channels, 9, 13, dtype=dtype) + groups[:, None, None]
+    exact = nn.functional.group_norm(feature.double(), 32, norm.weight.double(), norm.bias.double())
+    for layout in (torch.contiguous_format, torch.channels_last):
+        given = feature.contiguous(memory_format=layout).requires_grad_()
+        result = norm(given)
+        assert result.dtype == dtype and result.is_contiguous(memory_format=layout)
+        torch.testing.assert_close(result.double(), exact, rtol=0, atol=1e-9 if dtype == torch.float64 else 2e-4)
+        (gradient,) = torch.autograd.grad(result.square().sum(), given)
+        assert torch.isfinite(gradient).all()
+
+
+def test_a_map_of_one_cell_and_no_map_at_all_can_be_normalised() -> None:
+    norm = MapGroupNorm(32, 64)
+    for shape in ((2, 64, 1, 1), (0, 64, 3, 3)):
+        feature = torch.rand(shape).contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(norm(feature), nn.functional.group_norm(feature, 32))

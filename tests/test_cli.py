@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -62,6 +63,10 @@ def test_detect_draws_the_picture_enlarged_until_labels_can_be_read(scene, tmp_p
 def test_a_threshold_of_one_finds_nothing(photograph, capsys):
     assert main(["detect", str(photograph), "--threshold", "1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == []
+    assert main(["detect", str(photograph), "--threshold", "1"]) == 0
+    assert re.fullmatch(
+        r"0 found above 1\.0 \(the best score is 0\.\d\d: --threshold shows more\)\n", capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(
@@ -151,6 +156,13 @@ def test_what_cannot_be_written_is_told_before_the_work(words, photograph, monke
     monkeypatch.setattr(torch, "set_num_threads", lambda _: pytest.fail("the work began"))
     assert main([*words, str(photograph / "below.json")]) == 1  # below a file, where nothing can be
     assert f"{words[-1]} {photograph}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["boxes.xyz", "boxes"])
+def test_a_picture_s_ending_is_asked_for_before_the_work(name, photograph, monkeypatch, capsys):
+    monkeypatch.setattr("ddetr_lab.cli._detections", lambda *_: pytest.fail("the work began"))
+    assert main(["detect", str(photograph), "--out", str(photograph.parent / name)]) == 1
+    assert f"{name} has no ending of a picture: name a file that ends in .png or .jpg" in capsys.readouterr().err
 
 
 def test_an_unusable_device_is_named(photograph, capsys):

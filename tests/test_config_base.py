@@ -118,6 +118,8 @@ def test_equality_is_about_the_fields_not_about_where_they_came_from(tmp_path: P
     config = DeformableDetrConfig(num_queries=9)
     config.save_pretrained(tmp_path)
     loaded = DeformableDetrConfig.from_pretrained(tmp_path)
+    assert loaded == config and loaded.to_dict() == config.to_dict()
+    loaded.name_or_path = tmp_path
     assert loaded == config and loaded.name_or_path == str(tmp_path)
     assert loaded != DeformableDetrConfig(num_queries=8)
     assert config != "config" and config != ConfigBase()
@@ -162,6 +164,25 @@ def test_update_and_repr() -> None:
     assert repr(config).startswith("DeformableDetrConfig {") and '"num_queries": 5' in repr(config)
 
 
+def test_a_text_changes_fields_without_their_type() -> None:
+    config = DeformableDetrConfig()
+    config.update_from_string(
+        "dropout=0.25,hidden_size=64,with_box_refine=Yes,two_stage=1,backbone=resnet18,class_cost=2"
+    )
+    assert (config.dropout, config.d_model, config.backbone, config.class_cost) == (0.25, 64, "resnet18", 2)
+    assert config.with_box_refine is True and config.two_stage is True
+    for text, error, message in (
+        ("nothing=1", ValueError, "'nothing=1' sets no field of DeformableDetrConfig: expected field=value"),
+        ("dropout", ValueError, "'dropout' sets no field"),
+        ("two_stage=maybe", ValueError, "two_stage = 'maybe', expected true or false"),
+        ("num_queries=x", ValueError, "invalid literal for int"),
+        ("dropout=3", ValueError, "dropout = 3.0, expected 0 to 1"),
+        ("backbone_config=3", TypeError, "backbone_config is a NoneType, which a text cannot change"),
+    ):
+        with pytest.raises(error, match=message):
+            config.update_from_string(text)
+
+
 def test_configurations_cannot_be_keys() -> None:
     with pytest.raises(TypeError, match="unhashable"):
         hash(DeformableDetrConfig())
@@ -170,4 +191,26 @@ def test_configurations_cannot_be_keys() -> None:
 def test_the_fields_of_a_file_can_be_had_without_building_it(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"num_labels": 3, "own": 1}')
     fields, rest = ConfigBase.get_config_dict(tmp_path, own=2, local_files_only=True)
-    assert fields == {"num_labels": 3, "own": 1, "_name_or_path": str(tmp_path)} and rest == {"own": 2}
+    assert fields == {"num_labels": 3, "own": 1} and rest == {"own": 2}
+
+
+def test_the_folder_goes_by_the_references_name_too(tmp_path: Path) -> None:
+    DeformableDetrConfig(num_queries=9).save_pretrained(save_directory=tmp_path)
+    assert DeformableDetrConfig.from_pretrained(pretrained_model_name_or_path=tmp_path).num_queries == 9
+    assert DeformableDetrConfig.get_config_dict(pretrained_model_name_or_path=tmp_path)[0]["num_queries"] == 9
+
+
+def test_only_a_dict_or_a_file_has_texts_for_the_numbers_of_pruned_layers() -> None:
+    assert ConfigBase(pruned_heads={"a": 1}).pruned_heads == {"a": 1}
+    assert ConfigBase.from_dict({"pruned_heads": {"1": [0, 2]}}).pruned_heads == {1: [0, 2]}
+
+
+def test_label2id_alone_names_nothing() -> None:
+    with pytest.warns(
+        UserWarning, match="changes nothing without id2label, and the labels are called LABEL_0, LABEL_1"
+    ):
+        config = ConfigBase(label2id={"cat": 0, "dog": 1, "owl": 2})
+    assert config.id2label == {0: "LABEL_0", 1: "LABEL_1"} and config.label2id == {"LABEL_0": 0, "LABEL_1": 1}
+    # Over a file's own labels it is another spelling of them.
+    assert ConfigBase.from_dict({"id2label": {"0": "cat"}}, label2id={"Cat": 0}).label2id == {"Cat": 0}
+    assert ConfigBase.from_dict({}, label2id={"Cat": 0, "Dog": 1}).label2id == {"Cat": 0, "Dog": 1}

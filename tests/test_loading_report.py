@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ddetr_lab.loading_report import LoadingReport, Resized, fit_state, tied_names
+from ddetr_lab.loading_report import LoadingReport, Misfit, Resized, fit_state, tied_names
 
 
 class Bare(nn.Module):
@@ -189,3 +189,21 @@ def test_the_summary_names_every_kind() -> None:
 def test_a_long_list_is_cut_short() -> None:
     report = LoadingReport("file", new=[f"w{number}" for number in range(20)])
     assert report.summary().endswith("w7 … and 12 more")
+
+
+def test_the_report_reads_like_the_references_dict() -> None:
+    report = LoadingReport("file", new=["a"], unused=["b"], resized=[Resized("c", (2,), (3,))])
+    assert dict(report) == {
+        "missing_keys": ["a"],
+        "unexpected_keys": ["b"],
+        "mismatched_keys": [("c", (2,), (3,))],
+        "error_msgs": [],
+    }
+    assert "missing_keys" in report and "loaded" not in report and len(report) == 4
+    assert report.get("unexpected_keys") == ["b"] and [*report] == list(report.keys())
+
+
+def test_a_misfit_is_both_errors_that_code_looks_for() -> None:
+    for expected in (Misfit, ValueError, RuntimeError):
+        with pytest.raises(expected, match="have another shape"):
+            fit_state(nn.Linear(2, 3), {"weight": torch.zeros(4, 2), "bias": torch.zeros(4)}, source="file")

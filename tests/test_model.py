@@ -274,6 +274,35 @@ def test_freezing_and_unfreezing_the_backbone() -> None:
 def test_getters_and_properties(model: DeformableDetrModel) -> None:
     assert model.get_encoder() is model.encoder and model.get_decoder() is model.decoder
     assert model.device == torch.device("cpu") and model.dtype == torch.float32
+    assert model.base_model is model and model.name_or_path == "" and model.framework == "pt"
+    assert not (model.can_generate() or model.supports_gradient_checkpointing or model.is_gradient_checkpointing)
+
+
+def test_counting_parameters_and_bytes() -> None:
+    model = DeformableDetrModel(tiny_config(position_embedding_type="learned"))
+    numbers = {name: p.numel() for name, p in model.named_parameters()}
+    assert model.num_parameters() == sum(numbers.values())
+    tables = 7 * 64 + 2 * 50 * 16
+    assert model.num_parameters(exclude_embeddings=True) == sum(numbers.values()) - tables
+    model.freeze_backbone()
+    outside = sum(number for name, number in numbers.items() if "conv_encoder" not in name)
+    assert model.num_parameters(only_trainable=True) == outside
+    assert model.num_parameters(True, exclude_embeddings=True) == outside - tables
+    assert model.get_memory_footprint(return_buffers=False) == 4 * sum(numbers.values())
+    buffers = sum(buffer.numel() for buffer in model.buffers())
+    assert model.half().get_memory_footprint() == 2 * (sum(numbers.values()) + buffers)
+
+
+def test_large_pictures_in_a_narrow_network_are_answered_as_exactly_as_small_ones() -> None:
+    # From LARGE pixels on the backbone's maps have their channels side by side; each group here is a single channel,
+    # and this network's channels hardly vary over the picture.
+    model = generic(DeformableDetrModel(tiny_config()))
+    torch.manual_seed(0)
+    pixel_values = 0.05 * torch.rand(1, 3, 208, 224) + 1
+    with torch.no_grad():
+        single = model(pixel_values).encoder_last_hidden_state
+        double = model.double()(pixel_values.double()).encoder_last_hidden_state
+    torch.testing.assert_close(single.double(), double, rtol=0, atol=1e-4)
 
 
 TWO_STAGES = {"with_box_refine": True, "two_stage": True}

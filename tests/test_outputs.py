@@ -28,7 +28,7 @@ def test_unset_fields_are_skipped_and_the_order_is_that_of_the_class(
 ) -> None:
     assert record.loss is None and "loss" not in record
     assert list(record) == record.keys() == ["logits", "pred_boxes"]
-    assert len(record) == 2
+    assert len(record) == 2 and list(reversed(record)) == ["pred_boxes", "logits"]
     assert record.to_tuple() == tuple(record.values()) == (record.logits, record.pred_boxes)
     assert record.items() == [("logits", record.logits), ("pred_boxes", record.pred_boxes)]
     assert dict(record) == {"logits": record.logits, "pred_boxes": record.pred_boxes}
