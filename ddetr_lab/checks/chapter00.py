@@ -80,6 +80,12 @@ def xyxy_to_cxcywh(answer: Answer) -> Passed:
             "y0": y0,
             "half w": (x1 - x0) / 2,
             "half h": (y1 - y0) / 2,
+            "x1": x1,
+            "y1": y1,
+            "sum x": x0 + x1,
+            "sum y": y0 + y1,
+            "x0 + half x1": x0 + x1 / 2,
+            "y0 + half y1": y0 + y1 / 2,
         }
         return _of_columns(*(parts[column] for column in columns))
 
@@ -98,6 +104,18 @@ def xyxy_to_cxcywh(answer: Answer) -> Passed:
             "the last two numbers are the whole width and height, not the way from the centre to the rim.",
         ),
         Mistake(lambda b: mixed(b, "cx", "cy", "h", "w"), "width and height are exchanged: the order is cx, cy, w, h."),
+        Mistake(
+            lambda b: mixed(b, "cx", "cy", "x1", "y1"),
+            "the last two numbers are still the far corner: a size is the far edge minus the near one.",
+        ),
+        Mistake(
+            lambda b: mixed(b, "sum x", "sum y", "w", "h"),
+            "the corners were added, but not halved: the centre lies midway between them.",
+        ),
+        Mistake(
+            lambda b: mixed(b, "x0 + half x1", "y0 + half y1", "w", "h"),
+            "x1 and y1 were taken for the size: in a corner box they are the far corner, and the width is x1 - x0.",
+        ),
     ]
     cases = [(pixels,) for pixels, _, _ in _pixel_boxes(seed=2)]
     return check_function(answer, boxes.xyxy_to_cxcywh, cases, mistakes)
@@ -167,9 +185,20 @@ def clip_boxes(answer: Answer) -> Passed:
             lambda b, height, width: b.clamp(0, 1),
             "everything was cut to 0-1: that is right for _norm, but these boxes are in _px.",
         ),
+        *(
+            Mistake(same_limit, "x and y are cut at the same number: each has a limit of its own.")
+            for same_limit in (
+                lambda b, height, width: b.clamp(0, max(height, width)),
+                lambda b, height, width: b.clamp(0, height),
+                lambda b, height, width: b.clamp(0, width),
+            )
+        ),
         Mistake(
-            lambda b, height, width: b.clamp(0, max(height, width)),
-            "x and y are cut at the same number: each has a limit of its own.",
+            lambda b, height, width: torch.cat(
+                (b[:, :2].clamp(min=0), torch.minimum(b[:, 2:], torch.tensor([width, height]))), dim=1
+            ),
+            "the near corner is cut at 0 only and the far one at the size only: a box that lies wholly outside has "
+            "both on one side, so each number needs both limits.",
         ),
     ]
     rng = generator(4)

@@ -57,6 +57,16 @@ def boxes_to_pixels(answer: Answer) -> Passed:
             "the centre was taken for the top left corner: the left edge is half a width left of the centre.",
         ),
         Mistake(
+            lambda b, height, width: torch.cat(
+                (reference(b, height, width)[:, :2], scaled(b, height, width)[:, 2:]), 1
+            ),
+            "the last two numbers are still the size: the far corner is the centre plus half of it.",
+        ),
+        Mistake(
+            lambda b, height, width: reference(b * torch.tensor([1, 1, 2, 2]), height, width),
+            "the whole size was taken off the centre: from the centre to the rim it is half of it.",
+        ),
+        Mistake(
             lambda b, height, width: reference(b, height, width).round(),
             "the pixels were rounded: a box may end between two pixels, and later steps need the exact place.",
         ),
@@ -100,6 +110,14 @@ def keep_confident(answer: Answer) -> Passed:
         scores = logits.sigmoid()
         return _ranked(scores, (scores > threshold) & (scores == scores.amax(-1, keepdim=True)))
 
+    def one_label_unsorted(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+        scores = logits.sigmoid()
+        return _ranked(scores, (scores > threshold) & (scores == scores.amax(-1, keepdim=True)), order=False)
+
+    def returned_logits(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+        _, labels, queries = reference(logits, threshold)
+        return logits[queries, labels], labels, queries
+
     def unsorted(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
         scores = logits.sigmoid()
         return _ranked(scores, scores > threshold, order=False)
@@ -131,11 +149,15 @@ def keep_confident(answer: Answer) -> Passed:
             inclusive,
             "a score equal to the threshold was kept: only what lies strictly above it counts.",
         ),
-        Mistake(
-            one_label_a_query,
-            "only the best label of each query was kept: a query may be confident of two labels, and both are "
-            "detections. Rank all Q * K pairs.",
+        *(
+            Mistake(
+                one_label,
+                "only the best label of each query was kept: a query may be confident of two labels, and both are "
+                "detections. Rank all Q * K pairs.",
+            )
+            for one_label in (one_label_a_query, one_label_unsorted)
         ),
+        Mistake(returned_logits, "the right pairs, but these are their logits: a score is the sigmoid of one."),
         Mistake(unsorted, "the right pairs, but in the order of the queries: the best score comes first."),
         Mistake(ascending, "the right pairs, but the worst comes first: sort descending."),
         Mistake(
@@ -221,9 +243,12 @@ def detect(answer: Answer) -> Passed:
             lambda p, processor, model, t: finish(p, processor, model, t, None),
             "the boxes are fractions: without target_sizes nothing scales them to pixels.",
         ),
-        Mistake(
-            lambda p, processor, model, t: finish(p, processor, model, 0.0, [(p.height, p.width)]),
-            "the threshold that was asked for is not used.",
+        *(
+            Mistake(fixed, "the threshold that was asked for is not used.")
+            for fixed in (
+                lambda p, processor, model, t: finish(p, processor, model, 0.0, [(p.height, p.width)]),
+                lambda p, processor, model, t: finish(p, processor, model, 0.5, [(p.height, p.width)]),
+            )
         ),
     ]
     cases = list(_pipelines())

@@ -5,6 +5,7 @@ Built in chapter 2.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -58,6 +59,7 @@ def output_size(answer: Answer) -> Passed:
         return wrong
 
     mistakes = [
+        Mistake(reference, "the numbers are right, but they are floats: a size is two whole numbers, so use int()."),
         Mistake(
             variant(round, round),
             "the long side was rounded, or set to the limit: it is computed from the short one, which is a whole "
@@ -123,6 +125,18 @@ def target_boxes(answer: Answer) -> Passed:
             "the first two numbers are still the top left corner: a target begins with the centre.",
         ),
         Mistake(
+            lambda b, height, width: _relative(b - torch.cat((b[:, 2:], 0 * b[:, 2:]), 1), height, width),
+            "half the size was subtracted: from the left edge to the centre it is added.",
+        ),
+        Mistake(
+            lambda b, height, width: _relative(b - torch.cat((b[:, :2] / 2, 0 * b[:, 2:]), 1), height, width),
+            "the left edge was halved as well: the centre is x + w / 2, and (x + w) / 2 is something else.",
+        ),
+        Mistake(
+            lambda b, height, width: _relative(b, height, width) if len(b) else torch.zeros(0),
+            "a picture without objects has targets of shape (0, 4): an empty list makes a tensor of shape (0,).",
+        ),
+        Mistake(
             lambda b, height, width: boxes.xywh_to_xyxy(b) / torch.tensor([width, height, width, height]),
             "these are two corners: a target is centre and size.",
         ),
@@ -160,15 +174,24 @@ def pad_batch(answer: Answer) -> Passed:
         enlarged = [F.interpolate(picture[None], size=size, mode="bilinear")[0] for picture in pictures]
         return torch.stack(enlarged), torch.ones_like(mask)
 
-    def guessed(pictures: list[Tensor]) -> tuple[Tensor, Tensor]:
-        values = place(pictures)[0]
-        return values, (values != 0).all(1).long()
+    def guessed(real: Callable[[Tensor], Tensor]) -> Answer:
+        def wrong(pictures: list[Tensor]) -> tuple[Tensor, Tensor]:
+            values = place(pictures)[0]
+            return values, real(values).long()
+
+        return wrong
+
+    def square(pictures: list[Tensor]) -> tuple[Tensor, Tensor]:
+        side = max(max(picture.shape[1:]) for picture in pictures)
+        values, mask = place([*pictures, torch.zeros(3, side, side)])
+        return values[:-1], mask[:-1]
 
     def black(pictures: list[Tensor]) -> tuple[Tensor, Tensor]:
         values, mask = place(pictures)
         return torch.where(mask[:, None] == 1, values, torch.tensor(-1.0)), mask
 
     mistakes = [
+        Mistake(reference, "the mask is right, but made of floats: whole numbers are wanted, dtype=torch.long."),
         Mistake(
             lambda pictures: (place(pictures)[0], 1 - place(pictures)[1]),
             "the mask is inverted: here 1 stands for a real pixel, and 0 for padding.",
@@ -182,9 +205,20 @@ def pad_batch(answer: Answer) -> Passed:
             "the pictures lie at the bottom right: padding goes below and to the right of them.",
         ),
         Mistake(stretched, "the smaller pictures were stretched: they keep their pixels, and zeros fill the rest."),
+        *(
+            Mistake(
+                guessed(real),
+                "the mask was read off the values: a real pixel may be 0 too, the mean colour. Take it from the sizes.",
+            )
+            for real in (
+                lambda values: (values != 0).all(1),
+                lambda values: (values != 0).any(1),
+                lambda values: values[:, 0] != 0,
+                lambda values: values.sum(1) != 0,
+            )
+        ),
         Mistake(
-            guessed,
-            "the mask was read off the values: a real pixel may be 0 too, the mean colour. Take it from the sizes.",
+            square, "the frame is square: its height is the highest picture's, its width the widest's, each by itself."
         ),
         Mistake(black, "the padding is not 0: fill with zeros, which after normalising is the mean colour."),
     ]
@@ -225,6 +259,23 @@ def batch_targets(answer: Answer) -> Passed:
             lambda b, size, resized, padded: _relative(b, *resized),
             "boxes in pixels of the file were divided by the resized size: scale them first, or divide by the size "
             "that they belong to.",
+        ),
+        *(
+            Mistake(
+                same_factor,
+                "both axes were scaled by the same factor: width and height were rounded separately, so each has a "
+                "ratio of its own.",
+            )
+            for same_factor in (
+                lambda b, size, resized, padded: _relative(b * (resized[0] / size[0]), *resized),
+                lambda b, size, resized, padded: _relative(b * (resized[1] / size[1]), *resized),
+            )
+        ),
+        Mistake(
+            lambda b, size, resized, padded: _relative(
+                b * torch.tensor([resized[0] / size[0], resized[1] / size[1]] * 2), *resized
+            ),
+            "x was scaled by the ratio of the heights and y by that of the widths: sizes are (height, width).",
         ),
         Mistake(
             lambda b, size, resized, padded: _relative(b, size[1], size[0]),

@@ -15,7 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddetr_lab.backbone import FrozenBatchNorm2d
-from ddetr_lab.checks.core import Answer, Mistake, Passed, check_function, generator, random_integer, random_size
+from ddetr_lab.checks.core import (
+    Answer,
+    CheckError,
+    Mistake,
+    Passed,
+    call,
+    check_function,
+    generator,
+    random_integer,
+    random_size,
+)
 
 __all__ = ["field_of", "freeze", "grouped", "scale_and_shift"]
 
@@ -26,7 +36,7 @@ def field_of(answer: Answer) -> Passed:
     """Check a function from (kernel, stride, dilation) of each layer to the pair (receptive field, stride)."""
 
     def as_tensor(layers: Layers) -> Any:
-        got = answer(layers)
+        got = answer(list(layers))  # a list of its own, which may be taken apart
         return torch.tensor(got) if isinstance(got, (tuple, list)) else got
 
     def walk(layers: Layers, start: int = 1, reach: Callable[[int, int, int], int] | None = None) -> tuple[int, int]:
@@ -46,7 +56,18 @@ def field_of(answer: Answer) -> Passed:
             size += (kernel - 1) * dilation * jump
         return torch.tensor((size, jump))
 
+    def last_stride(layers: Layers) -> Tensor:
+        size, jump = 1, 1
+        for kernel, stride, dilation in layers:
+            size, jump = size + (kernel - 1) * dilation * jump, stride
+        return torch.tensor((size, jump))
+
     mistakes = [
+        Mistake(reference, "the numbers are right, but they are floats: field and stride are whole numbers of pixels."),
+        Mistake(
+            last_stride,
+            "the stride of the last layer is not that of all: cells move apart by each layer's stride, a product.",
+        ),
         Mistake(
             stride_first,
             "the stride was multiplied in before its own kernel was counted: a kernel's entries lie as far apart as "
@@ -55,6 +76,15 @@ def field_of(answer: Answer) -> Passed:
         Mistake(
             lambda layers: torch.tensor(walk(layers, reach=lambda k, d, jump: k * d * jump)),
             "each layer added k cells: a kernel of k entries reaches k - 1 further ones, and a kernel of 1 none.",
+        ),
+        Mistake(
+            lambda layers: torch.tensor(walk(layers, reach=lambda k, d, jump: ((k - 1) * d + 1) * jump)),
+            "each layer added its whole extent, (k - 1) d + 1 cells: one of these is the cell it had already.",
+        ),
+        Mistake(
+            lambda layers: torch.tensor(walk(layers, reach=lambda k, d, jump: (k * d - 1) * jump)),
+            "a kernel of k entries was taken to be k d cells wide: d is the way between two entries, and of such ways "
+            "there are k - 1.",
         ),
         Mistake(
             lambda layers: torch.tensor(walk(layers, reach=lambda k, d, jump: (k - 1) * d)),
@@ -120,6 +150,19 @@ def scale_and_shift(answer: Answer) -> Passed:
         ),
         Mistake(with_shift(lambda scale, bias, mean: bias + scale * mean), "the mean is subtracted, not added."),
         Mistake(with_shift(lambda scale, bias, mean: bias), "the mean plays no part in the shift."),
+        Mistake(with_shift(lambda scale, bias, mean: -scale * mean), "the bias plays no part in the shift."),
+        Mistake(
+            lambda w, bias, mean, var, eps: (reference(w, bias, mean, var, eps)[0], bias - mean / (var + eps).sqrt()),
+            "in the shift the mean is not multiplied by the weight: it has to carry the whole scale.",
+        ),
+        Mistake(
+            lambda w, bias, mean, var, eps: (reference(w, bias, mean, var, eps)[0], bias - w * mean),
+            "in the shift the mean is not divided by the deviation: it has to carry the whole scale.",
+        ),
+        Mistake(
+            lambda weight, bias, mean, var, eps: reference(weight, bias, mean, var, eps)[::-1],
+            "scale and shift are exchanged: the scale comes first.",
+        ),
     ]
     rng = generator(32)
     cases = []
@@ -152,6 +195,17 @@ def grouped(answer: Answer) -> Passed:
         parts = x.reshape(len(x), groups, -1)
         return ((parts - parts.mean(-1, keepdim=True)) / (parts.var(-1, keepdim=True) + eps).sqrt()).view(x.shape)
 
+    def eps_outside(correction: int) -> Answer:
+        def answer(x: Tensor, groups: int, eps: float) -> Tensor:
+            parts = x.reshape(len(x), groups, -1)
+            deviation = parts.std(-1, keepdim=True, correction=correction)
+            return ((parts - parts.mean(-1, keepdim=True)) / (deviation + eps)).view(x.shape)
+
+        return answer
+
+    def not_centred(x: Tensor, groups: int, eps: float) -> Tensor:
+        return (x.reshape(len(x), groups, -1) / (centred_over(x, groups)[1] + eps).sqrt()).view(x.shape)
+
     def no_root(x: Tensor, groups: int, eps: float) -> Tensor:
         centred, var = centred_over(x, groups)
         return (centred / (var + eps)).view(x.shape)
@@ -173,6 +227,17 @@ def grouped(answer: Answer) -> Passed:
         Mistake(every_nth, "every n-th channel went into a group: a group is made of neighbouring channels."),
         Mistake(by_cell, "each cell was normalised by itself: the mean runs over the group's channels and all cells."),
         Mistake(unbiased, "the variance was divided by n - 1: a norm divides by n (correction=0)."),
+        Mistake(eps_outside(0), "eps was added to the deviation: it belongs to the variance, under the root."),
+        Mistake(
+            eps_outside(1),
+            "std() divides by n - 1, and eps was added to the deviation: take the variance with correction=0, add eps, "
+            "then the root.",
+        ),
+        Mistake(not_centred, "the mean was not taken out before dividing."),
+        Mistake(
+            lambda x, groups, eps: reference(x, x.shape[1] // groups, eps),
+            "the number of groups was taken for the number of channels in one: there are so many groups.",
+        ),
         Mistake(no_root, "divided by the variance: the deviation is its square root."),
         Mistake(
             lambda x, groups, eps: (lambda parts: (parts[0] / parts[1].sqrt()).view(x.shape))(centred_over(x, groups)),
@@ -259,7 +324,24 @@ def freeze(answer: Answer) -> Passed:
     def empty(norm: nn.BatchNorm2d) -> nn.Module:
         return FrozenBatchNorm2d(norm.num_features, norm.eps, FrozenBatchNorm2d.from_batch_norm(norm).activation)
 
+    def plain_only(network: nn.Module) -> None:
+        for name, child in network.named_children():
+            if type(child) is nn.BatchNorm2d:
+                setattr(network, name, FrozenBatchNorm2d.from_batch_norm(child))
+            else:
+                plain_only(child)
+
     mistakes = [
+        Mistake(
+            reference,
+            "the values are right, but the new norms have parameters, which would go on learning: a frozen norm holds "
+            "its numbers in buffers.",
+        ),
+        Mistake(
+            with_freezer(plain_only),
+            "the norms with an activation are still there: BatchNormAct2d inherits from BatchNorm2d, so ask with "
+            "isinstance and not for the type itself.",
+        ),
         Mistake(
             with_freezer(lambda network: network.eval().requires_grad_(False)),
             "the norms still take the statistics of the batch in training mode: eval() lasts until the next train(), "
@@ -276,10 +358,42 @@ def freeze(answer: Answer) -> Passed:
         Mistake(replacing(without_activation), "the activation inside the norm is gone: hand child.act over."),
         Mistake(replacing(default_eps), "the frozen norms have another eps: hand child.eps over."),
         Mistake(replacing(both), "activation and eps of the norms are gone: hand child.act and child.eps over."),
-        Mistake(replacing(empty), "the frozen norms are fresh ones: copy weight, bias and running statistics."),
+        *(
+            Mistake(replacing(fresh), "the frozen norms are fresh ones: copy weight, bias and running statistics.")
+            for fresh in (empty, lambda norm: FrozenBatchNorm2d(norm.num_features))
+        ),
         Mistake(replacing(lambda norm: nn.Identity()), "the norms are gone: each is to be replaced by a frozen one."),
     ]
     rng = generator(34)
     cases = [(_network(rng), torch.randn(2, 3, *random_size(rng, 6, 9), generator=rng)) for _ in range(3)]
-    wrapped = with_freezer(answer) if callable(answer) else answer
-    return check_function(wrapped, reference, cases, mistakes, name="freeze")
+    for case in cases:
+        _check_frozen(answer, *case)
+    return check_function(with_freezer(answer), reference, cases, mistakes, name="freeze")
+
+
+def _check_frozen(answer: Answer, network: nn.Module, x: Tensor) -> None:
+    """Freeze a copy of a network, and see that it was done in place and that the copy still runs."""
+    copied = copy.deepcopy(network)
+    returned: list[object] = []
+
+    def in_place(module: nn.Module) -> bool:
+        returned.append(answer(module))
+        return True
+
+    def reference(module: nn.Module) -> None:
+        """Give the call its name in messages."""
+
+    call(in_place if callable(answer) else answer, (copied,), "freeze", reference)
+    untouched = list(map(type, copied.modules())) == list(map(type, network.modules()))
+    if untouched and isinstance(returned[0], nn.Module) and returned[0] is not copied:
+        raise CheckError(
+            "freeze returned another network, and left the one that it was given as it was.",
+            "replace the norms in place, in the module that comes in: no deepcopy, and nothing has to be returned.",
+        )
+    try:
+        copied.train()(x)
+    except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckError(
+            f"after freeze the network raised {type(error).__name__} for x of shape {tuple(x.shape)}: {error}",
+            "what stands in a norm's place is called with a map (B, C, H, W) and returns one of that shape.",
+        ) from error

@@ -6,6 +6,7 @@ Built in chapter 4.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -52,6 +53,19 @@ def coordinates(answer: Answer) -> Passed:
     def reference(mask: Tensor) -> tuple[Tensor, Tensor]:
         return _places(mask)
 
+    def set_to_zero(mask: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.where(mask, place, 0.0) for place in _places(mask))
+
+    def divided(mask: Tensor, last: Callable[[Tensor, int], Tensor]) -> tuple[Tensor, ...]:
+        counts = [(mask.float().cumsum(axis), axis) for axis in (1, 2)]
+        return tuple((count - 0.5) / last(count, axis) * 2 * math.pi for count, axis in counts)
+
+    def at_least_one(mask: Tensor) -> tuple[Tensor, ...]:
+        return divided(mask, lambda count, axis: count.narrow(axis, count.shape[axis] - 1, 1).clamp(min=1))
+
+    def largest_count(mask: Tensor) -> tuple[Tensor, ...]:
+        return divided(mask, lambda count, axis: count.amax((1, 2), keepdim=True))
+
     mistakes = [
         Mistake(
             lambda mask: _places(mask)[::-1],
@@ -77,6 +91,14 @@ def coordinates(answer: Answer) -> Passed:
         ),
         Mistake(lambda mask: _places(mask, scale=1.0), "these are fractions: multiply by 2 pi to make them radians."),
         Mistake(lambda mask: _places(~mask), "the padding was counted and the picture was not: True means real."),
+        *(
+            Mistake(
+                other_padding,
+                "the real cells are right, the padding is not: let the equation run over it as well, with 1e-6 added "
+                "to the last count of its own row or column, which may be 0.",
+            )
+            for other_padding in (set_to_zero, at_least_one, largest_count)
+        ),
     ]
     cases = [(mask,) for mask in _random_masks(41)]
     return check_function(answer, reference, cases, mistakes, name="coordinates", parts=("y", "x"))
@@ -122,6 +144,11 @@ def sine(answer: Answer) -> Passed:
             "the wavelengths grow too slowly: the exponent of pair i is 2i / channels, not i / channels.",
         ),
         Mistake(
+            lambda coordinates, channels: waves(coordinates, 2 * pairs(channels)),
+            "the wavelengths grow too fast: the exponent of pair i is 2i / channels, and channels / 2 is the number of "
+            "pairs.",
+        ),
+        Mistake(
             lambda coordinates, channels: waves(coordinates, -pairs(channels)),
             "the coordinate was multiplied by the wavelength: later channels have to turn more slowly.",
         ),
@@ -133,7 +160,23 @@ def sine(answer: Answer) -> Passed:
 
 
 def embed(answer: Answer) -> Passed:
-    """Check a function from a mask (B, H, W) and channels an axis to the embedding (B, 2 * channels, H, W)."""
+    """Check a function from a mask (B, H, W) and channels an axis to the embedding (B, 2 * channels, H, W).
+
+    Rows and columns without a real cell are left out: their coordinate is some millions, and its sine is a matter of
+    rounding.
+    """
+
+    def where_defined(function: Answer) -> Answer:
+        def cut(mask: Tensor, channels_per_axis: int) -> Any:
+            got = function(mask, channels_per_axis)
+            shape = (len(mask), 2 * channels_per_axis, *mask.shape[1:])
+            if not isinstance(got, Tensor) or got.shape != shape or not got.is_floating_point():
+                return got
+            axes = (mask.any(axis, keepdim=True).expand_as(mask) for axis in (1, 2))  # y counts in columns, x in rows
+            kept = torch.stack(tuple(axes), dim=1).repeat_interleave(channels_per_axis, dim=1)  # (B, 2c, H, W)
+            return torch.where(kept | ~got.isfinite(), got, 0.0)  # a NaN is one anywhere
+
+        return cut
 
     def reference(mask: Tensor, channels_per_axis: int) -> Tensor:
         return SinePositionEmbedding(channels_per_axis)(torch.zeros(()), mask)
@@ -165,7 +208,9 @@ def embed(answer: Answer) -> Passed:
     ]
     rng = generator(43)
     cases = [(mask, 2 * random_integer(rng, 2, 6)) for mask in _random_masks(44, 4)]
-    return check_function(answer, reference, cases, mistakes, name="embed")
+    seen = [Mistake(where_defined(mistake.answer), mistake.hint) for mistake in mistakes]
+    cut_answer = where_defined(answer) if callable(answer) else answer
+    return check_function(cut_answer, where_defined(reference), cases, seen, name="embed")
 
 
 def add_levels(answer: Answer) -> Passed:
@@ -193,6 +238,10 @@ def add_levels(answer: Answer) -> Passed:
         Mistake(
             lambda positions, level_embed: reference(positions, level_embed[:1].expand_as(level_embed)),
             "every level got the vector of level 0: each has its own.",
+        ),
+        Mistake(
+            lambda positions, level_embed: reference(positions, level_embed.flip(0)),
+            "the maps are in order, but their vectors are reversed: the first one belongs to the finest level.",
         ),
         Mistake(
             lambda positions, level_embed: reference(positions, level_embed.sum(0).expand_as(level_embed)),

@@ -5,9 +5,11 @@ Built in chapter 5.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ddetr_lab.checks.core import Answer, Mistake, Passed, check_function, generator, random_integer, random_size
@@ -47,6 +49,28 @@ def _location_gradient(feature_map: Tensor, locations: Tensor) -> Tensor:
         places = locations.detach().clone().requires_grad_()
         (gradient,) = torch.autograd.grad(_sample(feature_map.detach(), places).sum(), places)
     return gradient
+
+
+def _slopes(
+    feature_map: Tensor,
+    locations: Tensor,
+    *,
+    cell: Callable[[Tensor], Tensor] = torch.floor,
+    reach: float = 1.5,
+    swapped: bool = False,
+) -> Tensor:
+    """Compute the gradient by (u, v) from four cells, with another rounding, clamp or order of the shares if told."""
+    sizes = torch.tensor(feature_map.shape[::-1])  # (W, H)
+    ringed = F.pad(feature_map, (2, 2, 2, 2))
+    pixel = (locations * sizes - 0.5).clamp(min=-reach).minimum(sizes - 1 + reach)  # (N, 2)
+    corner = cell(pixel)
+    (x, y), (left, top) = (pixel - corner).unbind(-1), corner.long().unbind(-1)
+    if swapped:
+        x, y = y, x
+    a, b = ringed[top + 2, left + 2], ringed[top + 2, left + 3]
+    c, d = ringed[top + 3, left + 2], ringed[top + 3, left + 3]
+    slope = torch.stack(((1 - y) * (b - a) + y * (d - c), (1 - x) * (c - a) + x * (d - b)), dim=-1)
+    return slope * sizes
 
 
 def location_gradient(answer: Answer) -> Passed:
@@ -105,8 +129,54 @@ def location_gradient(answer: Answer) -> Passed:
             "rows, by the shares of y.",
         ),
         Mistake(lambda f, p: -reference(f, p), "the sign is reversed: right minus left, lower minus upper."),
+        Mistake(
+            lambda f, p: _slopes(f, p, cell=torch.trunc),
+            "the cells of a place left of the first centre or above it are wrong: .long() and int() cut towards zero, "
+            "so round down with floor first.",
+        ),
+        *(
+            Mistake(
+                lambda f, p, reach=reach: _slopes(f, p, reach=reach),
+                "places outside were moved onto the map or so near to it that they still touch the rim: one that is "
+                "more than a cell away sees zeros only.",
+            )
+            for reach in (0.0, 0.5, 1.0)
+        ),
+        Mistake(
+            lambda f, p: _slopes(f, p, swapped=True),
+            "the slopes are mixed by the wrong shares: the slope by x by those of y, and the slope by y by those of x.",
+        ),
+        Mistake(
+            lambda f, p: reference(f, p.flip(-1)),
+            "x and y of the locations are exchanged: u comes first, runs along the width and chooses the column.",
+        ),
     ]
     return check_function(answer, reference, _cases(51), mistakes, name="location_gradient")
+
+
+def _scattered(
+    locations: Tensor,
+    upstream: Tensor,
+    height: int,
+    width: int,
+    *,
+    cell: Callable[[float], int] = math.floor,
+    outside: str = "nothing",
+    swapped: bool = False,
+) -> Tensor:
+    """Add the shares up in loops, with another rounding, another fate of the cells outside, or exchanged shares."""
+    result = torch.zeros(height, width, dtype=locations.dtype)
+    for (u, v), gradient in zip(locations.tolist(), upstream.tolist(), strict=True):
+        x, y = u * width - 0.5, v * height - 0.5
+        for row in (cell(y), cell(y) + 1):
+            for column in (cell(x), cell(x) + 1):
+                share = abs(x - column) * abs(y - row) if swapped else (1 - abs(x - column)) * (1 - abs(y - row))
+                inside = 0 <= row < height and 0 <= column < width
+                if outside == "rim":
+                    result[min(max(row, 0), height - 1), min(max(column, 0), width - 1)] += gradient * share
+                elif inside or (outside == "wrapped" and row < height and column < width):
+                    result[row % height, column % width] += gradient * share
+    return result
 
 
 def map_gradient(answer: Answer) -> Passed:
@@ -149,6 +219,24 @@ def map_gradient(answer: Answer) -> Passed:
             lambda p, g, height, width: reference(p, g, height, width) / len(p),
             "this is the mean over the samples: gradients of several readers add up.",
         ),
+        Mistake(
+            lambda p, g, height, width: _scattered(p, g, height, width, cell=int),
+            "the cells of a place left of the first centre or above it are wrong: int() cuts towards zero, so that "
+            "-0.3 becomes 0. Round down, with math.floor or // 1.",
+        ),
+        Mistake(
+            lambda p, g, height, width: _scattered(p, g, height, width, outside="wrapped"),
+            "a share of row or column -1 has arrived at the far side: a negative index counts from the end. Ask for "
+            "0 <= row and 0 <= column too.",
+        ),
+        Mistake(
+            lambda p, g, height, width: _scattered(p, g, height, width, outside="rim"),
+            "the shares of cells outside were given to the rim: what does not exist receives nothing.",
+        ),
+        Mistake(
+            lambda p, g, height, width: _scattered(p, g, height, width, swapped=True),
+            "the shares are exchanged: the nearer cell has the larger one.",
+        ),
     ]
     rng = generator(52)
     cases = []
@@ -163,10 +251,12 @@ def map_gradient(answer: Answer) -> Passed:
 def cells_and_shares(answer: Answer) -> Passed:
     """Check a function from pixel coordinates (N,) and a size to the cells (N, 2) and their shares (N, 2)."""
 
-    def pieces(x: Tensor, size: int, left: Tensor, *, mask: bool = True, upto: int = 0) -> tuple[Tensor, Tensor]:
+    def pieces(
+        x: Tensor, size: int, left: Tensor, *, mask: bool = True, low: float = 0, upto: float = 0
+    ) -> tuple[Tensor, Tensor]:
         cells = torch.stack((left, left + 1), dim=-1)
         shares = torch.stack((left + 1 - x, x - left), dim=-1)
-        inside = (cells >= 0) & (cells < size + upto)
+        inside = (cells >= low) & (cells < size + upto)
         return cells.clamp(0, size - 1).long(), torch.where(inside, shares, 0.0) if mask else shares
 
     def reference(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -184,6 +274,11 @@ def cells_and_shares(answer: Answer) -> Passed:
             "left of -0.3?",
         ),
         Mistake(
+            lambda x, size: pieces(x, size, x.trunc(), mask=False),
+            "both faults are still there. Which whole number lies to the left of -0.3? And what share has a cell that "
+            "does not exist?",
+        ),
+        Mistake(
             lambda x, size: pieces(x, size, x.round()),
             "the coordinate was rounded to the nearest cell: the left neighbour of 1.7 is 1, not 2.",
         ),
@@ -199,6 +294,31 @@ def cells_and_shares(answer: Answer) -> Passed:
         Mistake(
             lambda x, size: pieces(x, size, x.floor(), upto=1),
             "one cell too many counts as inside: cells are numbered 0 to size - 1.",
+        ),
+        Mistake(
+            lambda x, size: pieces(x, size, x.floor(), upto=math.inf),
+            "left of the map a share is 0, as it should be, but right of it a cell that does not exist has one.",
+        ),
+        Mistake(
+            lambda x, size: pieces(x, size, x.floor(), low=-math.inf),
+            "right of the map a share is 0, as it should be, but left of it a cell that does not exist has one.",
+        ),
+        Mistake(
+            lambda x, size: pieces(x, size, x.floor(), low=1),
+            "cell 0 was taken for one outside: cells are numbered 0 to size - 1.",
+        ),
+        Mistake(
+            lambda x, size: (torch.stack((x.floor(), x.floor() + 1), dim=-1).long(), reference(x, size)[1]),
+            "the shares are right, but the cells outside are still there: as an index -1 would read the far side, and "
+            "size would raise. Clamp them to 0 and size - 1.",
+        ),
+        Mistake(
+            lambda x, size: (reference(x, size)[0].where(reference(x, size)[1] > 0, 0), reference(x, size)[1]),
+            "a cell outside became cell 0: here it shall be the nearest one, clamped to 0 and size - 1.",
+        ),
+        Mistake(
+            lambda x, size: reference(x.clamp(0, size - 1), size),
+            "the coordinate was clamped instead of the cells: then a place outside reads the rim with a full share.",
         ),
     ]
     rng = generator(54)

@@ -5,7 +5,9 @@ Built in chapter 6.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -37,6 +39,8 @@ def places(answer: Answer) -> Passed:
 
     def parts(references: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, int]:
         wide = references[:, None, :, None]  # (Q, L, 2 or 4) -> (Q, 1, L, 1, 2 or 4)
+        if references.shape[-1] == 2:
+            return wide, torch.full_like(wide, math.inf), offsets.shape[-2]  # no answer is what a box would give
         return wide[..., :2], wide[..., 2:], offsets.shape[-2]
 
     def exchanged(references: Tensor, offsets: Tensor, spatial_shapes: Shapes) -> Tensor:
@@ -62,7 +66,29 @@ def places(answer: Answer) -> Passed:
     def first_level(references: Tensor, offsets: Tensor, spatial_shapes: Shapes) -> Tensor:
         return reference(references, offsets, [spatial_shapes[0]] * len(spatial_shapes))
 
+    def multiplied(references: Tensor, offsets: Tensor, spatial_shapes: Shapes) -> Tensor:
+        sizes = torch.tensor([(width, height) for height, width in spatial_shapes])[:, None]  # (L, 1, 2)
+        return parts(references, offsets)[0] + offsets * sizes
+
+    def by_four(references: Tensor, offsets: Tensor, spatial_shapes: Shapes) -> Tensor:
+        centre, size, _ = parts(references, offsets)
+        return centre + offsets / 4 * size / 2
+
+    def from_corner(references: Tensor, offsets: Tensor, spatial_shapes: Shapes) -> Tensor:
+        right = reference(references, offsets, spatial_shapes)
+        return right - parts(references, offsets)[1] / 2
+
     mistakes = [
+        Mistake(
+            multiplied,
+            "the offsets were multiplied by the size of the map: they count cells, and a cell is 1 / W of a map.",
+        ),
+        Mistake(by_four, "the number of points is not always 4: it is an axis of the offsets."),
+        Mistake(from_corner, "the steps start at the corner of the box: they start at its centre."),
+        Mistake(
+            lambda references, offsets, spatial_shapes: reference(references, offsets, spatial_shapes).clamp(0, 1),
+            "the places were cut to 0-1: they may lie outside of the map, where a sample reads zero.",
+        ),
         Mistake(
             exchanged,
             "x met the heights and y the widths: an offset is (x, y), a shape is (H, W), so turn the shape round.",
@@ -134,6 +160,27 @@ def attention_weights(answer: Answer) -> Passed:
             "the logits were read with the heads innermost: they lie head after head, in each head level after level.",
         ),
         Mistake(shaped, "these are still the logits, in the right shape: the softmax is missing."),
+        Mistake(
+            lambda z, m, n, p: shaped(z, m, n, p).softmax(1),
+            "the softmax ran over the heads: each head has one of its own, over its L * P samples.",
+        ),
+        Mistake(
+            lambda z, m, n, p: z.softmax(0).view(-1, m, n, p),
+            "the softmax ran over the queries: each query and head has one of its own.",
+        ),
+        Mistake(
+            lambda z, m, n, p: z.view(-1, n, m, p).transpose(1, 2).flatten(2).softmax(-1).view(-1, m, n, p),
+            "the logits were read level after level: they lie head after head, in each head level after level.",
+        ),
+        Mistake(
+            lambda z, m, n, p: z.view(-1, m, n * p).softmax(-1).view(-1, m, p, n).transpose(2, 3),
+            "levels and points are exchanged: in a head the points of level 0 come first, then those of level 1.",
+        ),
+        Mistake(
+            lambda z, m, n, p: shaped(z, m, n, p).softmax(-1) / n,
+            "each level got the same say: with one softmax over levels and points together, a head can turn to one "
+            "level.",
+        ),
     ]
     rng = generator(62)
     cases = []
@@ -142,6 +189,37 @@ def attention_weights(answer: Answer) -> Passed:
         logits = 2 * torch.randn(random_integer(rng, 2, 6), heads * levels * points, generator=rng)
         cases.append((logits, heads, levels, points))
     return check_function(answer, reference, cases, mistakes, name="attention_weights")
+
+
+def _in_loops(
+    value: Tensor,
+    spatial_shapes: Shapes,
+    locations: Tensor,
+    weights: Tensor,
+    *,
+    cell: Callable[[float], int] = math.floor,
+    checked: bool = True,
+    low: bool = True,
+    by_height: bool = False,
+    sizes_exchanged: bool = False,
+) -> Tensor:
+    """Attend in loops over (Q, M, L, P), with another rounding, fewer questions about the rim, or exchanged sizes."""
+    queries, heads, _, points = weights.shape
+    output, start = value.new_zeros(queries, heads, value.shape[-1]), 0
+    for level, (height, width) in enumerate(spatial_shapes):
+        for q, m, k in itertools.product(range(queries), range(heads), range(points)):
+            u, v = locations[q, m, level, k].tolist()
+            x, y = (u * height, v * width) if sizes_exchanged else (u * width, v * height)
+            x, y = x - 0.5, y - 0.5
+            for row, column in itertools.product((cell(y), cell(y) + 1), (cell(x), cell(x) + 1)):
+                share = (1 - abs(x - column)) * (1 - abs(y - row)) * weights[q, m, level, k]
+                near, far = row >= 0 and column >= 0, row < height and column < width
+                token = start + row * (height if by_height else width) + column
+                if not checked or (far and (near or not low)):
+                    # A token behind the last raises in the reader's code, and one before the first wraps.
+                    output[q, m] += share * value[min(token, len(value) - 1), m]
+        start += height * width
+    return output.flatten(1)
 
 
 def attend(answer: Answer) -> Passed:
@@ -202,6 +280,36 @@ def attend(answer: Answer) -> Passed:
         Mistake(points_exchanged, "x and y of the locations are exchanged: x runs along the width."),
         Mistake(equal_weights, "all samples count alike: multiply each by its attention weight."),
         Mistake(first_head, "every head read the values of head 0: a head has channels of its own."),
+        Mistake(
+            lambda v, s, u, a: reference(v, s, u + 0.5 / torch.tensor([(w, h) for h, w in s])[:, None], a),
+            "every sample is read half a cell too far right and down: x = u * W - 0.5, y = v * H - 0.5.",
+        ),
+        Mistake(
+            lambda v, s, u, a: _in_loops(v, s, u, a, cell=int),
+            "the cells of a place left of the first centre or above it are wrong: int() cuts towards zero, so that "
+            "-0.3 becomes 0. Round down, with math.floor or // 1.",
+        ),
+        Mistake(
+            lambda v, s, u, a: _in_loops(v, s, u, a, checked=False),
+            "cells outside of a map were read: row -1 or column W is a token of another row or another level. Outside "
+            "reads zero.",
+        ),
+        Mistake(
+            lambda v, s, u, a: _in_loops(v, s, u, a, low=False),
+            "row or column -1 was read: only the far sides are asked for. Outside reads zero on all four sides.",
+        ),
+        Mistake(
+            lambda v, s, u, a: _in_loops(v, s, u, a, by_height=True),
+            "one row further is one width further, not one height: row * width + column.",
+        ),
+        Mistake(
+            lambda v, s, u, a: _in_loops(v, s, u, a, sizes_exchanged=True),
+            "u was multiplied by the height and v by the width: u runs along the width.",
+        ),
+        Mistake(
+            lambda v, s, u, a: reference(v, s, u, a).unflatten(-1, (v.shape[1], -1)).transpose(1, 2).flatten(1),
+            "the channels of the heads are interleaved: the result has head after head, (Q, M, D) flattened.",
+        ),
     ]
     rng = generator(63)
     cases = []

@@ -131,6 +131,15 @@ def sample_level(answer: Answer) -> Passed:
         summed = (samples * weights.transpose(1, 2).flatten(0, 1)[:, None]).sum(-1)
         return summed.view(batch, -1, queries).transpose(1, 2)
 
+    def both_mixed(level_map: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+        batch, queries, heads, points = weights.shape
+        turned = weights.reshape(batch, heads, queries, points).transpose(1, 2)
+        return queries_and_heads_mixed(level_map, locations, turned)
+
+    def weights_mixed(level_map: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+        batch, queries, heads, points = weights.shape
+        return _sampled(level_map, locations, weights.reshape(batch, heads, queries, points).transpose(1, 2))
+
     def not_turned_back(level_map: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
         right = reference(level_map, locations, weights)
         return right.transpose(1, 2).reshape(right.shape)
@@ -161,6 +170,21 @@ def sample_level(answer: Answer) -> Passed:
             queries_and_heads_mixed,
             "the locations of one head met the map of another: a reshape from (B, Q, M, P, 2) does not exchange Q and "
             "M. Transpose first.",
+        ),
+        Mistake(
+            both_mixed,
+            "locations and weights of one head met the map of another: a reshape from (B, Q, M, ...) does not exchange "
+            "Q and M. Transpose first.",
+        ),
+        Mistake(
+            weights_mixed,
+            "the weights of one head met the samples of another: a reshape from (B, Q, M, P) does not exchange Q and "
+            "M. Transpose first.",
+        ),
+        Mistake(
+            lambda m, u, a: _sampled(m, u.clamp(0, 1), a),
+            "locations outside were cut to 0-1, and read the rim: outside reads zero, which grid_sample does by "
+            "itself.",
         ),
         Mistake(
             not_turned_back,
@@ -198,7 +222,44 @@ def attend(answer: Answer) -> Passed:
     def reference(value: Tensor, spatial_shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
         return ms_deform_attn(value, spatial_shapes, None, locations, weights)
 
+    def last_level(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+        height, width = shapes[-1]
+        return by_levels(value[:, -height * width :], shapes[-1:], locations[:, :, :, -1:], weights[:, :, :, -1:])
+
+    def heads_mixed(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+        batch, queries, heads = locations.shape[:3]
+        turned = torch.stack(
+            [
+                one.reshape(batch, heads, queries, -1, 2).transpose(1, 2)  # no transpose before: Q and M are mixed
+                for one in locations.unbind(3)
+            ],
+            dim=3,
+        )
+        return by_levels(value, shapes, turned, weights)
+
     mistakes = [
+        Mistake(last_level, "only the last level is there: add what the levels give, with += and not with =."),
+        Mistake(
+            heads_mixed,
+            "the locations of one head met the map of another: a reshape does not exchange Q and M. Transpose first.",
+        ),
+        Mistake(
+            lambda v, s, u, a: by_levels(v, s, u, torch.ones_like(a)),
+            "the samples were summed without their attention weights.",
+        ),
+        Mistake(
+            lambda v, s, u, a: by_levels(v, s, u.flip(-1), a),
+            "x and y are exchanged: the last axis of the grid is (x, y), and so are our locations.",
+        ),
+        Mistake(
+            lambda v, s, u, a: by_levels(v, s, (u + 1) / 2, a),
+            "the locations went in as they are, 0-1: grid_sample counts from -1 to 1.",
+        ),
+        Mistake(
+            lambda v, s, u, a: by_levels(v, s, u - 0.5 / torch.tensor([[w, h] for h, w in s])[:, None], a),
+            "every sample is half a cell too far left and up: the half pixel is subtracted by align_corners=False "
+            "already, and must not be subtracted by hand.",
+        ),
         Mistake(
             lambda v, s, u, a: by_levels(v, s, u, a, align=True),
             "the planted fault is still there: a point in the middle is read rightly, one at the rim half a cell off. "

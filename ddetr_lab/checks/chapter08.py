@@ -5,6 +5,8 @@ Built in chapter 8.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -43,7 +45,53 @@ def corners(answer: Answer) -> Passed:
         cells, weights = reference(u, v, height, width)
         return (cells // width) * height + cells % width, weights
 
+    def with_cells(change: Callable[[Tensor, Tensor, int, int], Tensor], weighed: bool = False) -> Answer:
+        """Make an answer whose cells come from another rule, and whose weights are right or never set to 0."""
+
+        def answer(u: Tensor, v: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
+            x, y = u * width - 0.5, v * height - 0.5
+            columns = x.floor()[:, None] + torch.tensor([0, 1, 0, 1])
+            rows = y.floor()[:, None] + torch.tensor([0, 0, 1, 1])
+            weights = located(x, y, height, width, not weighed)[1]
+            return change(rows, columns, height, width).long(), weights
+
+        return answer
+
+    def onto_the_rim(rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:
+        return rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
+
+    def as_they_are(rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:
+        return rows * width + columns
+
+    def turned(order: list[int]) -> Answer:
+        return lambda *arguments: tuple(part[:, order] for part in reference(*arguments))
+
     mistakes = [
+        *(
+            Mistake(
+                with_cells(onto_the_rim, weighed),
+                "a corner outside was moved to the nearest cell, as in chapter 5: here it has cell 0, and weight 0.",
+            )
+            for weighed in (False, True)
+        ),
+        *(
+            Mistake(
+                with_cells(as_they_are, weighed),
+                "the cells of corners outside are those of another row, or of none: ask row and column each for both "
+                "sides, and give a corner outside cell 0 and weight 0.",
+            )
+            for weighed in (False, True)
+        ),
+        *(
+            Mistake(
+                turned(order), "the corners stand in another order: top left, top right, bottom left, bottom right."
+            )
+            for order in ([0, 2, 1, 3], [0, 1, 3, 2])
+        ),
+        Mistake(
+            lambda u, v, height, width: reference(u.clamp(0, 1), v.clamp(0, 1), height, width),
+            "the places were cut to 0-1: one that lies outside has its corners outside.",
+        ),
         Mistake(
             lambda u, v, height, width: located(u * width, v * height, height, width),
             "the half pixel is missing: the centre of cell 0 lies at u = 0.5 / W, so x = u * W - 0.5.",
@@ -140,6 +188,22 @@ def sample_backward(answer: Answer) -> Passed:
     one = torch.tensor(1.0)
     mistakes = [
         Mistake(
+            lambda c, f, a, g, h, w: made(c, f.flip(0), a, g, (w, h)),
+            "the fractions are exchanged: the first one is along x, between left and right.",
+        ),
+        Mistake(
+            lambda c, f, a, g, h, w: made(c, 1 - f, a, g, (w, h)),
+            "the weights are exchanged: the fraction is the way from the left cell, so the left one gets 1 - fraction.",
+        ),
+        Mistake(
+            lambda c, f, a, g, h, w: (made(c, f, a, g, (w, h))[0][[0, 2, 1, 3]], *made(c, f, a, g, (w, h))[1:]),
+            "top right and bottom left are exchanged: cells come row by row.",
+        ),
+        Mistake(
+            lambda c, f, a, g, h, w: (made(c, f, a, torch.ones_like(g), (w, h))[0], *made(c, f, a, g, (w, h))[1:]),
+            "the cells' gradient lacks the gradient of the result: each channel passes its own on.",
+        ),
+        Mistake(
             lambda c, f, a, g, h, w: made(c, f, a, g, (1, 1)),
             "the location's gradient is per cell: u counts in widths of the map and v in heights, so a chain rule's "
             "factor is missing.",
@@ -197,7 +261,26 @@ def spread(answer: Answer) -> Passed:
     def first_corner(cells: Tensor, shares: Tensor, tokens: int) -> Tensor:
         return reference(cells[:, :1], shares[:, :1], tokens)
 
+    def one_at_a_time(dim: int) -> Answer:
+        """Add with += in a loop over samples (0) or corners (1): within one step the last share of a cell stays."""
+
+        def answer(cells: Tensor, shares: Tensor, tokens: int) -> Tensor:
+            result = shares.new_zeros(tokens, shares.shape[-1])
+            for cell, share in zip(cells.unbind(dim), shares.unbind(dim), strict=True):
+                result[cell] += share
+            return result
+
+        return answer
+
     mistakes = [
+        *(
+            Mistake(
+                one_at_a_time(dim),
+                "nearly: grad[cells] += shares still loses shares where two cells of one step are the same. A loop "
+                "over single cells does not, and neither does index_add.",
+            )
+            for dim in (0, 1)
+        ),
         Mistake(
             last_one_stays,
             "where several samples read one cell, only the last share is there: grad[cells] += shares reads all old "

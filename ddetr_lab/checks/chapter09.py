@@ -8,6 +8,7 @@ from __future__ import annotations
 from itertools import combinations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ddetr_lab.checks.core import (
@@ -49,7 +50,21 @@ def place(answer: Answer) -> Passed:
         query, head, channel = reference(*arguments)  # type: ignore[arg-type]
         return head, query, channel
 
+    def heads_fastest(block: Tensor, thread: Tensor, size: int, heads: int, channels: int) -> tuple[Tensor, ...]:
+        number = block * size + thread
+        return number // heads // (channels // 4), number % heads, 4 * (number // heads % (channels // 4))
+
     mistakes = [
+        Mistake(heads_fastest, "heads run fastest here: channels do, then heads, then queries."),
+        Mistake(
+            lambda b, t, size, m, d: reference(b, t, _WARP, m, d),
+            "a block was taken to have 32 threads, those of a warp: its size is an argument.",
+        ),
+        Mistake(
+            lambda b, t, size, m, d: (*split(b * size + t, d, m)[:2], (b * size + t) % d // 4 * 4),
+            "neighbouring threads have the same four channels here: each has four of its own, so only channels // 4 "
+            "threads share a query and head.",
+        ),
         Mistake(
             lambda b, t, size, m, d: reference(torch.zeros_like(b), t, size, m, d),
             "the block plays no part: thread 0 of block 1 does the work of thread 0 of block 0. A thread's own number "
@@ -113,6 +128,20 @@ def sectors(answer: Answer) -> Passed:
         Mistake(
             lambda i, size: distinct(i),
             "these are distinct elements. Several of them may share one sector, which is fetched once.",
+        ),
+        Mistake(
+            lambda i, size: distinct(i * 4 // _SECTOR),
+            "elements were taken to have 4 bytes: the size is an argument.",
+        ),
+        Mistake(
+            lambda i, size: 1 + ((i * size // _SECTOR).diff(dim=1) != 0).sum(1),
+            "each change from one lane to the next was counted: a sector that comes again later counts once. Sort "
+            "first, or collect them in a set.",
+        ),
+        Mistake(
+            lambda i, size: (distinct(i) * size + _SECTOR - 1) // _SECTOR,
+            "the bytes of the distinct elements, divided by 32: right only if they lie side by side, starting on a "
+            "sector.",
         ),
     ]
     rng = generator(92)
@@ -179,6 +208,24 @@ def segments(answer: Answer) -> Passed:
             "the last number is missing: the last row needs an end, too.",
         ),
         Mistake(
+            lambda rows, count: (rows.sort().values, counted(rows, count)),
+            "these are the sorted rows: order holds the numbers of the shares, so that rows[order] is sorted.",
+        ),
+        Mistake(
+            with_starts(lambda rows, count: F.pad(torch.bincount(rows, minlength=count), (1, 0))),
+            "these are the lengths, after a 0. A start is the sum of all lengths before it.",
+        ),
+        Mistake(
+            with_starts(
+                lambda rows, count: torch.searchsorted(rows.sort().values, torch.arange(count + 1), right=True)
+            ),
+            "these are the ends of the rows: row r starts where the first share of row r or later stands.",
+        ),
+        Mistake(
+            with_starts(lambda rows, count: F.pad(torch.bincount(rows).cumsum(0), (1, 0))),
+            "the rows behind the last one that has shares are missing: count says how many there are.",
+        ),
+        Mistake(
             with_starts(occupied),
             "rows that nobody shares in have dropped out, and all later rows have moved up. An empty row has an empty "
             "segment.",
@@ -226,6 +273,12 @@ def _barrier_hint(got: Tensor, lanes: Tensor) -> str | None:
             "only the first warp's sum has arrived. Does thread 0 read the others', and only after all warps have "
             "passed a barrier?"
         )
+    for warps in range(2, partial.shape[1]):
+        if same(got, partial[:, :warps].sum(1)):
+            return (
+                f"only the first {warps} of {partial.shape[1]} warps were added up, in every block: a block has as "
+                "many warps as t.size // 32 says."
+            )
     if same(got, lanes[:, :, 0].sum(1)):
         return "the lanes of a warp are not added up: each warp gave the value of its first lane."
     if same(got, lanes[:, :, ::2].sum((1, 2))):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import torch
@@ -59,7 +60,8 @@ def ratios_of(answer: Answer) -> Passed:
         Mistake(area, "that is the share of the area: width and height have a share each."),
         Mistake(
             lambda mask: torch.stack((mask[:, -1].float().mean(1), mask[:, :, -1].float().mean(1)), dim=-1),
-            "the last row and column were counted, where the padding is: the first ones tell all.",
+            "all shares are 0. Either the last row and column were counted, where the padding is: the first ones tell "
+            "all. Or // has cut off the fractions: shares are divided by /.",
         ),
         Mistake(counted, "these are counts of cells: divide by the width and by the height of the level."),
         Mistake(
@@ -83,6 +85,9 @@ def _shapes(rng: torch.Generator) -> tuple[tuple[int, int], ...]:
 def reference_points(answer: Answer) -> Passed:
     """Check a function from L shapes (H, W) and ratios (B, L, 2) to the encoder's reference points (B, S, L, 2)."""
 
+    def reference(shapes: Shapes, ratios: Tensor) -> Tensor:
+        return encoder.encoder_reference_points(shapes, ratios)
+
     def centres(shapes: Shapes, ratios: Tensor, half: float = 0.5, own: bool = True, flip: bool = False) -> Tensor:
         """Return the cells' places (B, S, 2), divided by their own level's ratio if ``own``."""
         levels = []
@@ -98,13 +103,21 @@ def reference_points(answer: Answer) -> Passed:
         return ratios.repeat_interleave(areas, dim=1)  # (B, S, 2)
 
     def columns_first(shapes: Shapes, ratios: Tensor) -> Tensor:
-        right, pieces = encoder.encoder_reference_points(shapes, ratios), []
+        right, pieces = reference(shapes, ratios), []
         for piece, (height, width) in zip(right.split([h * w for h, w in shapes], dim=1), shapes, strict=True):
             pieces.append(piece.unflatten(1, (height, width)).transpose(1, 2).flatten(1, 2))
         return torch.cat(pieces, dim=1)
 
     def everywhere(shapes: Shapes, places: Tensor) -> Tensor:
         return places[:, :, None].expand(-1, -1, len(shapes), 2)
+
+    def scaled(shapes: Shapes, ratios: Tensor, exchanged: bool) -> Tensor:
+        """Return the right places times the size of each token's level, divided by its size the other way round."""
+        levels = []
+        for height, width in shapes:
+            one, two = (height, width) if exchanged else (1, 1)
+            levels.append(torch.tensor([width / one, height / two]).expand(height * width, 2))
+        return reference(shapes, ratios) * torch.cat(levels)[None, :, None]
 
     mistakes = [
         Mistake(
@@ -134,8 +147,16 @@ def reference_points(answer: Answer) -> Passed:
         ),
         Mistake(columns_first, "the tokens stand column after column: a map is flattened row after row."),
         Mistake(
-            lambda shapes, ratios: encoder.encoder_reference_points(shapes, ratios).flip(-1),
+            lambda shapes, ratios: reference(shapes, ratios).flip(-1),
             "x and y are exchanged: a point is (x, y), and x runs along the width.",
+        ),
+        Mistake(
+            lambda shapes, ratios: scaled(shapes, ratios, exchanged=False),
+            "these places count cells: divide x by the width and y by the height of the token's own level.",
+        ),
+        Mistake(
+            lambda shapes, ratios: scaled(shapes, ratios, exchanged=True),
+            "x was divided by the height and y by the width of the level: a shape is (H, W).",
         ),
     ]
     rng = generator(102)
@@ -143,7 +164,7 @@ def reference_points(answer: Answer) -> Passed:
     for _ in range(5):
         shapes = _shapes(rng)
         cases.append((shapes, encoder.valid_ratios(_masks(rng, random_integer(rng, 1, 3), shapes))))
-    return check_function(answer, encoder.encoder_reference_points, cases, mistakes, name="reference_points")
+    return check_function(answer, reference, cases, mistakes, name="reference_points")
 
 
 def _whole_number(answer: Answer) -> Answer:
@@ -151,7 +172,7 @@ def _whole_number(answer: Answer) -> Answer:
 
     def wrapped(*arguments: Any) -> Any:
         got = answer(*arguments)
-        return torch.tensor(got) if isinstance(got, (int, float)) else got
+        return torch.tensor(got) if isinstance(got, Real) else got
 
     return wrapped if callable(answer) else answer
 
@@ -165,8 +186,8 @@ def encoder_cost(answer: Answer) -> Passed:
         other = other or {}
         S, L = sum(height * width for height, width in shapes), other.get("L", len(shapes))
         reading = other.get("reading", 5) * L * P
-        token = other.get("projections", 2) * C + other.get("predicted", 3) * M * L * P + reading
-        return torch.tensor(layers * S * C * (token + other.get("linears", 2) * F))
+        token = other.get("projections", 2) * C + other.get("predicted", 3) * other.get("heads", M) * L * P + reading
+        return torch.tensor(layers * S * other.get("channels", C) * (token + other.get("linears", 2) * F))
 
     def reference(shapes: Shapes, C: int, M: int, P: int, F: int, layers: int) -> Tensor:
         return cost(shapes, C, M, P, F, layers)
@@ -179,6 +200,17 @@ def encoder_cost(answer: Answer) -> Passed:
         return torch.tensor(layers * S * C * (4 * C + 2 * S + 2 * F))
 
     mistakes = [
+        Mistake(reference, "the number is right, but not a whole one: * and ** of integers keep it whole, / does not."),
+        Mistake(
+            lambda shapes, C, M, P, F, layers: cost(((1, 1),), C, M, P, F, layers, {"L": len(shapes), "channels": 1}),
+            "the equation is divided by S C: multiply by the number of tokens and by the channels.",
+        ),
+        Mistake(wrong(channels=1), "the equation is divided by S C: the channels C are still missing as a factor."),
+        Mistake(
+            lambda shapes, C, M, P, F, layers: cost(shapes, C, M, P, F, layers, {"reading": 5 * M}),
+            "a head reads its own C / M channels of a sample: all heads together read C, so reading has no factor M.",
+        ),
+        Mistake(wrong(heads=1), "each of the M heads predicts offsets and weights of its own: 3 M L P outputs."),
         Mistake(
             lambda shapes, C, M, P, F, layers: cost(shapes, C, M, P, F, 1),
             "that is one layer: multiply by their number.",
@@ -266,6 +298,13 @@ def encoder_step(answer: Answer) -> Passed:
         z = layer.self_attn_layer_norm(z + read(layer, z + e, z, where))
         return layer.final_layer_norm(z + layer.fc2(layer.fc1(z)))
 
+    def first_norm_twice(layer: encoder.EncoderLayer, z: Tensor, e: Tensor, *where: Any) -> Tensor:
+        z = layer.self_attn_layer_norm(z + read(layer, z + e, z, where))
+        return layer.self_attn_layer_norm(z + network(layer, z))
+
+    def no_first_norm(layer: encoder.EncoderLayer, z: Tensor, e: Tensor, *where: Any) -> Tensor:
+        return end(layer, z + read(layer, z + e, z, where))
+
     def remasked(change: Any) -> Answer:
         return lambda layer, z, e, references, shapes, mask: step(layer, z, e, references, shapes, change(mask))
 
@@ -287,6 +326,8 @@ def encoder_step(answer: Answer) -> Passed:
         Mistake(no_second_sum, "the result of the small network replaces the tokens: it is added to them."),
         Mistake(norm_first, "the norms stand before attention and network: here each follows its sum."),
         Mistake(no_activation, "the small network has no activation: two linear maps in a row are one."),
+        Mistake(first_norm_twice, "the first norm was used twice: the second sum has final_layer_norm, its own."),
+        Mistake(no_first_norm, "the first sum was not normalised: it goes through self_attn_layer_norm."),
     ]
     rng = generator(104)
     cases = []

@@ -69,6 +69,16 @@ def self_attention(answer: Answer) -> Passed:
         parts = [((c + p) @ w_q.T)[:, order], ((c + p) @ w_k.T)[:, order], (c @ w_v.T)[:, order]]
         return mixed(parts, heads)[:, order.argsort()]
 
+    def unturned(c: Tensor, p: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor, heads: int) -> Tensor:
+        parts = [(c + p) @ w_q.T, (c + p) @ w_k.T, c @ w_v.T]
+        order = torch.arange(c.numel()).view(heads, -1, c.shape[1] // heads).transpose(0, 1).flatten()
+        mixed_up = [part.flatten()[order].view_as(c) for part in parts]  # as view(M, Q, D) cuts them
+        return mixed(mixed_up, heads).flatten()[order.argsort()].view_as(c)
+
+    def not_side_by_side(*arguments: Any) -> Tensor:
+        right, heads = reference(*arguments), arguments[-1]
+        return right.unflatten(1, (heads, -1)).transpose(0, 1).reshape(right.shape)
+
     def one_head(c: Tensor, p: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor, heads: int) -> Tensor:
         return reference(c, p, w_q, w_k, w_v, 1)
 
@@ -89,6 +99,10 @@ def self_attention(answer: Answer) -> Passed:
             "the products were divided by the square root of C: a head has D = C / M channels.",
         ),
         Mistake(
+            placed("qk", lambda c, m: 1 / math.sqrt(c // m)),
+            "the products were divided by D itself: it is the square root of D.",
+        ),
+        Mistake(
             placed("qk", dim=-2),
             "the softmax ran over the queries: the weights that one query gives to all keys sum to 1.",
         ),
@@ -97,13 +111,15 @@ def self_attention(answer: Answer) -> Passed:
             interleaved,
             "the channels were dealt out to the heads by turns: head m owns the D channels from m * D on.",
         ),
+        Mistake(unturned, "view(M, Q, D) mixes queries: a row holds its M heads, so view(Q, M, D), then transpose."),
+        Mistake(not_side_by_side, "the heads are not side by side: bring (M, Q, D) back to (Q, M, D), then flatten."),
         Mistake(one_head, "there is one softmax over all channels: each head has products and a softmax of its own."),
     ]
     rng = generator(111)
     cases = []
     for _ in range(4):
         heads, channels, queries = (random_integer(rng, 2, 4) for _ in range(3))
-        width = heads * (channels + 1)
+        width = heads * (channels + 1 + (channels + 1 == heads))  # heads of M channels would forgive a wrong root
         contents, positions = torch.randn(2, queries + 1, width, generator=rng)
         weights = [torch.randn(width, width, generator=rng) * 0.5 for _ in range(3)]
         cases.append((contents, positions, *weights, heads))
@@ -140,6 +156,12 @@ def refine(answer: Answer) -> Passed:
     def centre_only(offsets: Tensor, references: Tensor) -> Tensor:
         return refine_boxes(offsets, references[..., :2])
 
+    def without_size(offsets: Tensor, references: Tensor) -> Tensor:
+        return refine_boxes(offsets, with_size(references, 0.0))
+
+    def raw_sizes(offsets: Tensor, references: Tensor) -> Tensor:
+        return torch.cat((reference(offsets, references)[:, :2], offsets[:, 2:]), dim=-1)
+
     def scaled_sizes(offsets: Tensor, references: Tensor) -> Tensor:
         if references.shape[-1] == 2:
             return reference(offsets, references)
@@ -167,6 +189,10 @@ def refine(answer: Answer) -> Passed:
             centre_only,
             "the sizes of the reference boxes were dropped: with a box, all four numbers are refined.",
         ),
+        Mistake(
+            without_size, "a point was given the size 0: it has none, and its inverse sigmoid would drown the offset."
+        ),
+        Mistake(raw_sizes, "a point's width and height are the sigmoid of the last two offsets, not these themselves."),
         Mistake(
             scaled_sizes,
             "width and height were multiplied by an exponential, as other detectors do; here they move in "
@@ -243,8 +269,7 @@ def all_layers(answer: Answer) -> Passed:
             "not the one that it hands on.",
         ),
         Mistake(
-            _with_slope(plain),
-            "the offsets were added to the coordinates themselves: they belong into inverse-sigmoid space.",
+            _with_slope(plain), "the offsets were added to the coordinates: they belong into inverse-sigmoid space."
         ),
     ]
     rng = generator(113)
@@ -266,7 +291,7 @@ def all_layers(answer: Answer) -> Passed:
 def _with_slope(answer: Answer) -> Answer:
     """Have a function return its boxes, and the gradient of each layer's by all offsets (zero where there is none).
 
-    What is no function, or returns no boxes, is handed on for the check to complain about.
+    What is no function, or returns no tensor, is handed on for the check to complain about.
     """
     if not callable(answer):
         return answer
@@ -276,7 +301,7 @@ def _with_slope(answer: Answer) -> Answer:
         offsets = offsets.clone().requires_grad_()
         boxes = answer(offsets, references)
         if not isinstance(boxes, Tensor):
-            return boxes
+            return boxes if boxes is None else (boxes, torch.zeros(()))
         slopes = torch.zeros(len(boxes), *offsets.shape)
         for own, of_layer in zip(slopes, boxes, strict=True):
             if of_layer.requires_grad:
@@ -350,6 +375,12 @@ def level_proposals(answer: Answer) -> Passed:
             lambda mask, level: grid(mask, level, kept="real"),
             "a box with a coordinate outside of 0.01 to 0.99 is not proposed: its inverse sigmoid would be too large.",
         ),
+        Mistake(lambda *_: torch.zeros(0), "no cell proposes, and an empty list gives one axis: use .reshape(-1, 4)."),
+        Mistake(lambda mask, level: torch.logit(reference(mask, level)), "these are inverse sigmoids, not yet boxes."),
+        Mistake(
+            lambda mask, level: reference(mask.T, level)[:, [1, 0, 2, 3]],
+            "the boxes stand column after column: a map is read row after row.",
+        ),
         Mistake(
             lambda mask, level: grid(mask, level, kept=""),
             "every cell proposes, also in the padding: keep the boxes whose four numbers lie between 0.01 and 0.99.",
@@ -364,6 +395,5 @@ def level_proposals(answer: Answer) -> Passed:
         mask[: real_height + (real_height == real_width), :real_width] = True
         cases.append((mask, level))
     # A map so wide that its outer cells lie closer than 0.01 to the rim.
-    cases.insert(0, (torch.ones(3, 60, dtype=torch.bool), 1))
-    cases.insert(0, cases.pop(1))
+    cases.insert(1, (torch.ones(3, 60, dtype=torch.bool), 1))
     return check_function(answer, reference, cases, mistakes, name="level_proposals")

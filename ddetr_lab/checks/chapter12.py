@@ -6,18 +6,83 @@ Built in chapter 12.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from functools import wraps
+from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ddetr_lab.authors_checkpoint import rename_state
-from ddetr_lab.checks.core import Answer, Mistake, Passed, check_function, generator, random_integer
+from ddetr_lab.checks.core import (
+    Answer,
+    CheckError,
+    Mistake,
+    Passed,
+    check_function,
+    generator,
+    random_integer,
+    same,
+)
 
 __all__ = ["bisect", "count", "fit", "rename"]
 
 State = dict[str, Tensor]
+
+
+def check_states(
+    answer: Answer, reference: Answer, cases: Iterable[tuple[State, ...]], mistakes: Sequence[Mistake], name: str
+) -> Passed:
+    """Check a function of tensors by name. It gets copies, which it may change, and hears which names are wrong.
+
+    Raises:
+        CheckError: on the first case with another result.
+    """
+    if not callable(answer):
+        return check_function(answer, reference, cases, mistakes, name=name)
+    case: tuple[State, ...] = ()
+    got: Any = None
+
+    @wraps(answer)
+    def on_copies(*states: State) -> Any:
+        nonlocal case, got
+        case, got = states, None
+        got = answer(*({key: tensor.clone() for key, tensor in state.items()} for state in states))
+        return got
+
+    try:
+        return check_function(on_copies, reference, cases, mistakes, name=name)
+    except CheckError as error:
+        if got is None:
+            raise
+        if not isinstance(got, dict):
+            problem, hint = f"{name} returned a {type(got).__name__}, expected a dict.", "return {name: tensor}."
+            raise CheckError(problem, hint) from None
+        expected = reference(*case)
+        if got.keys() == expected.keys():
+            raise
+        names = _listed("lacks", expected.keys() - got.keys()) + _listed("should not have", got.keys() - expected)
+        known = any(same(got, mistake.answer(*case)) for mistake in mistakes)
+        hint = error.hint if known else "print the names on both sides, sorted, and follow one that is wrong."
+        raise CheckError(f"{name} returned wrong names. The result{' and'.join(names)}.", hint) from None
+
+
+def require_mask(mask: Tensor, what: str) -> None:
+    """Raise unless right numbers are a mask: as an index, integers would pick the rows 0 and 1."""
+    if mask.dtype != torch.bool:
+        raise CheckError(
+            f"{what} is {mask.dtype}, expected torch.bool.",
+            "the numbers are right, but as an index 0 and 1 pick the first two rows again and again, where a bool mask "
+            "picks those that are True.",
+        )
+
+
+def _listed(what: str, names: Iterable[str]) -> list[str]:
+    """Say up to four of the names, or nothing if there are none."""
+    names = sorted(names)
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return [f" {what} {', '.join(names[:4])}{more}"] if names else []
 
 
 def rename(answer: Answer) -> Passed:
@@ -38,6 +103,15 @@ def rename(answer: Answer) -> Passed:
     def in_order(state: State) -> State:
         return replaced(reference(state), ("self_attn_layer_norm", "encoder_attn_layer_norm"))
 
+    def not_told(state: State, *names: str) -> State:
+        """Return the right tensors, but with what became of these parts of names still as the authors have it."""
+        whole_way = {"encoder_attn.": "cross_attn.", "encoder_attn_layer_norm": "norm1", "final_layer_norm": "norm3"}
+        whole_way |= {"self_attn_layer_norm": "norm2", "model.": "transformer."}
+        renamed = reference(state)
+        for ours in names:
+            renamed = {name.replace(ours, whole_way[ours]): tensor for name, tensor in renamed.items()}
+        return renamed
+
     def whole(state: State) -> State:
         own = reference({name: tensor for name, tensor in state.items() if "in_proj_" not in name})
         joint = {name.replace("transformer.", "model."): value for name, value in state.items() if "in_proj_" in name}
@@ -57,6 +131,15 @@ def rename(answer: Answer) -> Passed:
             lambda state: replaced(reference(state), ("q_proj", "v_proj")),
             "the joint projection was cut in the order value, key, query: it is query, key, value.",
         ),
+        Mistake(lambda state: not_told(state, "encoder_attn."), "cross_attn kept its name: here it is encoder_attn."),
+        Mistake(
+            lambda state: not_told(state, "encoder_attn_layer_norm", "self_attn_layer_norm", "final_layer_norm"),
+            "the norms kept their names: the table says which one norm1, norm2 and norm3 are in a decoder layer.",
+        ),
+        Mistake(
+            lambda state: not_told(state, "model."),
+            "the names still begin with transformer: what the authors call so is called model here.",
+        ),
         Mistake(whole, "the joint in_proj is still whole: cut it into three along the first axis."),
         Mistake(
             lambda state: {name.removeprefix("model."): value for name, value in reference(state).items()},
@@ -72,7 +155,7 @@ def rename(answer: Answer) -> Passed:
     ]
     rng = generator(121)
     cases = [(_authors_layer(rng, random_integer(rng, 0, 11), random_integer(rng, 2, 5)),) for _ in range(4)]
-    return check_function(answer, reference, cases, mistakes, name="rename")
+    return check_states(answer, reference, cases, mistakes, name="rename")
 
 
 def _authors_layer(rng: torch.Generator, index: int, width: int) -> State:
@@ -109,9 +192,6 @@ class _Probe:
 def bisect(answer: Answer) -> Passed:
     """Check a search ``answer(is_wrong, count)`` for the first wrong layer, ``count`` if there is none."""
 
-    def linear(is_wrong: _Probe, count: int) -> int:
-        return next((index for index in range(count) if is_wrong(index)), count)
-
     def halving(is_wrong: _Probe, count: int) -> int:
         low, high = 0, count
         while low < high:
@@ -121,9 +201,17 @@ def bisect(answer: Answer) -> Passed:
 
     mistakes = [
         Mistake(
-            _counted(linear),
-            "the layer is right, but every layer before it was looked at: ask in the middle, and drop the half that "
-            "cannot hold the first wrong one.",
+            lambda *case: (_counted(halving)(*case)[0], torch.tensor(False)),
+            "the layer is right, but it took too many questions: ask in the middle, and drop the half that cannot hold "
+            "the first wrong one. A thousand layers take about ten questions; up to twice that, and two, are allowed.",
+        ),
+        Mistake(
+            lambda *case: tuple(part.double() for part in _counted(halving)(*case)),
+            "the index is right, but not an integer: // halves integers, / makes floats of them.",
+        ),
+        Mistake(
+            _counted(lambda is_wrong, count: -1 if halving(is_wrong, count) == count else halving(is_wrong, count)),
+            "where no layer is wrong, -1 came: return count then.",
         ),
         Mistake(
             _counted(lambda is_wrong, count: min(count - 1, halving(is_wrong, count))),
@@ -147,7 +235,7 @@ def bisect(answer: Answer) -> Passed:
 
 
 def _counted(answer: Answer) -> Answer:
-    """Have a search return its index, and whether it asked no more often than halving needs to."""
+    """Have a search return its index, and whether it asked at most twice as often as halving needs to, and two."""
     if not callable(answer):
         return answer
 
@@ -155,11 +243,14 @@ def _counted(answer: Answer) -> Answer:
     def asked(is_wrong: _Probe, count: int) -> Any:
         is_wrong.asked = 0
         index = answer(is_wrong, count)
-        if isinstance(index, Tensor):
+        if isinstance(index, Tensor) and index.numel() == 1:
             index = index.item()
-        if isinstance(index, bool) or not isinstance(index, int):
+        if isinstance(index, bool) or not isinstance(index, Real):
             return index
-        return torch.tensor(index), torch.tensor(is_wrong.asked <= math.ceil(math.log2(count + 1)) + 1)
+        quickly = torch.tensor(is_wrong.asked <= 2 * math.ceil(math.log2(count + 1)) + 2)
+        if isinstance(index, Integral):
+            return torch.tensor(int(index)), quickly
+        return torch.tensor(float(index), dtype=torch.float64), quickly.double()
 
     return asked
 
@@ -203,6 +294,18 @@ def count(answer: Answer) -> Passed:
             _as_integers(lambda module: (*numbers(module)[:2], numbers(module)[1])),
             "frozen parameters were counted as trained: ask each for requires_grad.",
         ),
+        Mistake(
+            _as_integers(lambda module: (numbers(module)[0], numbers(module)[0], numbers(module)[2])),
+            "buffers were counted as parameters in the second count: module.parameters() has none of them.",
+        ),
+        Mistake(
+            _as_integers(lambda module: (*numbers(module)[:2], numbers(module)[1] - numbers(module)[2])),
+            "the third count has the frozen parameters: those that are trained have requires_grad.",
+        ),
+        Mistake(
+            _as_integers(lambda module: tuple(numbers(module)[place] for place in (0, 2, 1))),
+            "the second and third are exchanged: first all parameters, then those that are trained.",
+        ),
         Mistake(_as_integers(tensors), "these are the numbers of tensors: .numel() says how many numbers one holds."),
     ]
     rng = generator(123)
@@ -227,7 +330,9 @@ def _as_integers(answer: Answer) -> Answer:
     @wraps(answer)
     def converted(module: nn.Module) -> Any:
         got = answer(module)
-        return tuple(torch.as_tensor(number) for number in got) if isinstance(got, (tuple, list)) else got
+        if isinstance(got, (tuple, list)) or (isinstance(got, Tensor) and got.ndim == 1):
+            return tuple(torch.as_tensor(number) for number in got)
+        return got
 
     return converted
 
@@ -271,12 +376,16 @@ def fit(answer: Answer) -> Passed:
             lambda own, file: {name: value for name, value in reference(own, file).items() if name in file},
             "what the file lacks is missing in the result: the model keeps its own tensor there.",
         ),
+        Mistake(
+            lambda own, file: {name: file[name] for name in own if reference(own, file)[name] is file.get(name)},
+            "only what was loaded is in the result: where the file has nothing that fits, the model keeps its own.",
+        ),
         Mistake(by_order, "tensors were taken by their place in the file: go by their names."),
         Mistake(lambda own, file: dict(own), "nothing was loaded: take the file's tensor where name and shape agree."),
     ]
     rng = generator(124)
     cases = [(_state(rng, "abcdef"), _state(rng, "fbcgea", turn="c", widen="e")) for _ in range(3)]
-    return check_function(answer, reference, cases, mistakes, name="fit")
+    return check_states(answer, reference, cases, mistakes, name="fit")
 
 
 def _state(rng: torch.Generator, names: str, turn: str = "", widen: str = "") -> State:

@@ -20,6 +20,7 @@ from ddetr_lab.checks.core import (
     generator,
     random_boxes_cxcywh,
     random_integer,
+    same,
 )
 from ddetr_lab.matcher import HungarianMatcher, focal_class_cost
 
@@ -40,6 +41,14 @@ def class_cost(answer: Answer) -> Passed:
     def difference(probability: Tensor, **weights: float) -> Tensor:
         positive, negative = parts(probability, **weights)
         return positive - negative
+
+    def one_weight(probability: Tensor) -> Tensor:
+        positive, negative = parts(probability)
+        return positive - negative / 3
+
+    def swapped(probability: Tensor) -> Tensor:
+        positive, negative = parts(probability, gamma=0.0)
+        return probability**2 * positive - (1 - probability) ** 2 * negative
 
     mistakes = [
         Mistake(
@@ -70,6 +79,14 @@ def class_cost(answer: Answer) -> Passed:
         Mistake(
             lambda logits, labels: difference(logits.sigmoid()[:, labels], alpha=0.5) * 2,
             "alpha is missing: 0.25 weighs the positive part, 0.75 the negative one.",
+        ),
+        Mistake(
+            lambda logits, labels: one_weight(logits.sigmoid()[:, labels]),
+            "both parts have the weight 0.25: the negative one has 1 - alpha, 0.75.",
+        ),
+        Mistake(
+            lambda logits, labels: swapped(logits.sigmoid()[:, labels]),
+            "the factors are exchanged: log p goes with (1 - p)^2, and log(1 - p) with p^2.",
         ),
         Mistake(
             lambda logits, labels: difference(logits.sigmoid()[:, labels], gamma=0.0),
@@ -111,6 +128,9 @@ def cost_matrix(answer: Answer) -> Passed:
     def euclidean(logits: Tensor, pred: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
         return weighted(logits, pred, labels, boxes, l1=0.0) + 5 * (pred[:, None] - boxes[None]).norm(dim=-1)
 
+    def signed(logits: Tensor, pred: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
+        return weighted(logits, pred, labels, boxes, l1=0.0) + 5 * (pred[:, None] - boxes[None]).sum(-1)
+
     mistakes = [
         Mistake(
             lambda *a: weighted(*a, giou=2.0),
@@ -129,6 +149,10 @@ def cost_matrix(answer: Answer) -> Passed:
             "the weights are exchanged: 5 belongs to the L1 distance, 2 to the overlap.",
         ),
         Mistake(lambda *a: weighted(*a, c=0.0), "the classes do not count: add the class cost."),
+        Mistake(lambda *a: weighted(*a, c=2.0), "the class cost was doubled, as in the paper: here its weight is 1."),
+        Mistake(lambda *a: weighted(*a, l1=0.0), "the L1 distance is missing."),
+        Mistake(lambda *a: weighted(*a, giou=0.0), "the overlap is missing: subtract twice the generalised IoU."),
+        Mistake(signed, "the differences were summed with their signs, and cancel: take their absolute values."),
         Mistake(
             lambda *a: weighted(*a) + 2.0,
             "2 · (1 - GIoU) instead of -2 · GIoU: the matching would be the same, since every pair costs the same 2 "
@@ -163,15 +187,31 @@ def _greedy(cost: Tensor) -> tuple[Tensor, Tensor]:
     return ordered[:, 0], ordered[:, 1]
 
 
+def _by_turn(cost: Tensor) -> tuple[Tensor, Tensor]:
+    """Let each target in turn take the cheapest query that is still free; sorted by query."""
+    free, chosen = cost.clone(), []
+    for target in range(min(cost.shape)):
+        chosen.append(int(free[:, target].argmin()))
+        free[chosen[-1]] = float("inf")
+    queries, targets = torch.tensor(chosen, dtype=torch.int64).sort()
+    return queries, targets
+
+
 def _as_tensors(answer: Answer) -> Answer:
-    """Take arrays and lists of indices too: scipy returns arrays, and the exercise is not about types."""
+    """Take arrays and lists of indices too, or both in one: scipy returns arrays, and the exercise is not about types.
+
+    An empty list becomes integers, which its missing entries cannot tell.
+    """
     if not callable(answer):
         return answer
 
     def converted(cost: Tensor) -> Any:
         got = answer(cost)
-        if isinstance(got, (tuple, list)):
-            return tuple(torch.as_tensor(part) for part in got)
+        if isinstance(got, (tuple, list)) or getattr(got, "ndim", 0) == 2:
+            return tuple(
+                torch.tensor([], dtype=torch.int64) if isinstance(part, list) and not part else torch.as_tensor(part)
+                for part in got
+            )
         return got
 
     return converted
@@ -199,6 +239,10 @@ def match(answer: Answer) -> Passed:
 
     twice = "one query serves two targets: each target picked its cheapest query without asking whether it is taken."
     mistakes = [
+        Mistake(
+            reference,
+            "the pairs are right, but indices are integers. torch.tensor([]) is float: give it dtype=torch.int64.",
+        ),
         Mistake(best_query, twice),
         Mistake(best_query_sorted, twice),
         Mistake(
@@ -209,6 +253,11 @@ def match(answer: Answer) -> Passed:
             _greedy,
             "this is greedy: the cheapest pair first, and the rest makes do. The least total may need a pair that is "
             "not the cheapest.",
+        ),
+        Mistake(
+            _by_turn,
+            "each target in turn took the cheapest query that was free: an early one may take what a later one needs "
+            "more, so look at all of them together.",
         ),
         Mistake(
             lambda cost: _assign(cost, maximize=True),
@@ -226,7 +275,7 @@ def match(answer: Answer) -> Passed:
 
 
 def _costs() -> Iterator[tuple[Tensor]]:
-    """Yield costs on which the greedy answer is dearer than the best: tall, square, wide, and without targets."""
+    """Yield costs on which greedy answers are dearer than the best: tall, square, wide, and without targets."""
     rng = generator(133)
     for rows, columns in ((7, 4), (5, 5), (3, 6), (1, 3), (6, 0)):
         while True:
@@ -234,8 +283,8 @@ def _costs() -> Iterator[tuple[Tensor]]:
             queries, targets = _assign(cost)
             in_order = bool((targets.diff() > 0).all())  # then pairs sorted by target would be sorted by query
             shared = cost.argmin(0).unique().numel() < columns
-            if min(rows, columns) < 2 or (
-                cost[queries, targets].sum() < cost[_greedy(cost)].sum() - 0.1 and shared and not in_order
-            ):
+            dearer = min(float(cost[other(cost)].sum() - cost[queries, targets].sum()) for other in (_greedy, _by_turn))
+            told_apart = not same(_greedy(cost), _by_turn(cost))
+            if min(rows, columns) < 2 or (dearer > 0.1 and told_apart and shared and not in_order):
                 break
         yield (cost,)

@@ -6,6 +6,7 @@ Built in chapter 14.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -64,7 +65,30 @@ def focal_loss(answer: Answer) -> Passed:
         weight = _ALPHA * targets + (1 - _ALPHA) * (1 - targets)
         return -(weight * (1 - right) ** _GAMMA * right.log()).sum() / num_boxes
 
+    def cut_off(eps: float) -> Answer:
+        def wrong(logits: Tensor, targets: Tensor, num_boxes: float) -> Tensor:
+            p = logits.sigmoid()
+            right = torch.where(targets == 1, p, 1 - p).clamp(min=eps)
+            weight = torch.where(targets == 1, _ALPHA, 1 - _ALPHA)
+            return -(weight * (1 - right) ** _GAMMA * right.log()).sum() / num_boxes
+
+        return wrong
+
+    def of_the_mean(logits: Tensor, targets: Tensor, num_boxes: float) -> Tensor:
+        entropy = F.binary_cross_entropy_with_logits(logits, targets)
+        right = torch.where(targets == 1, logits.sigmoid(), (-logits).sigmoid())
+        return (torch.where(targets == 1, _ALPHA, 1 - _ALPHA) * (1 - right) ** _GAMMA * entropy).sum() / num_boxes
+
+    too_small = (
+        "right for moderate logits, but the last input holds logits of 200, and a logarithm that is kept finite by a "
+        "small number stops growing there. F.binary_cross_entropy_with_logits takes the logit itself, and goes on."
+    )
     mistakes = [
+        *(
+            Mistake(cut_off(eps), too_small)
+            for eps in (1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12, 1.1920929e-07)
+        ),
+        Mistake(of_the_mean, 'binary cross-entropy takes the mean by default: reduction="none" keeps the entries.'),
         Mistake(
             unstable,
             "right for moderate logits, but the last input holds logits of 200, where the score rounds to 1 and its "
@@ -85,6 +109,19 @@ def focal_loss(answer: Answer) -> Passed:
             lambda z, t, n: _entries(z, t, alpha=0.5).sum() * 2 / n,
             "alpha is missing: 0.25 weighs the positive entries, 0.75 the negative ones.",
         ),
+        Mistake(
+            lambda z, t, n: (_entries(z, t) / torch.where(t == 1, 1, 3)).sum() / n,
+            "all entries have the weight 0.25: alpha_t is 1 - alpha, 0.75, where the target is 0.",
+        ),
+        Mistake(
+            lambda z, t, n: _entries(z, t, gamma=1.0).sum() / n,
+            "the factor (1 - p_t) has the exponent 1: gamma is 2.",
+        ),
+        Mistake(
+            lambda z, t, n: _entries(z, t).sum() / t.sum().clamp(min=1),
+            "divided by the positive entries of this input: the number of boxes is handed in.",
+        ),
+        Mistake(lambda z, t, n: -_entries(z, t).sum() / n, "the sign is turned: a logarithm of p_t is negative."),
         Mistake(
             lambda z, t, n: _entries(z, t, gamma=0.0).sum() / n,
             "this is weighted cross-entropy: the factor (1 - p_t)^2 is missing.",
@@ -146,6 +183,14 @@ def focal_gradient(answer: Answer) -> Passed:
             lambda z, t: slope(z, t, signed=False),
             "the entries with target 0 have the wrong sign: there a larger logit makes the loss larger.",
         ),
+        Mistake(
+            lambda z, t: slope(z, torch.ones_like(t)),
+            "every entry got the slope for target 1: where the target is 0 there is another one.",
+        ),
+        Mistake(
+            lambda z, t: slope(z, t) / torch.where(t == 1, 1, 3),
+            "all entries have the weight 0.25: where the target is 0 it is 1 - alpha, 0.75.",
+        ),
         Mistake(lambda z, t: -slope(z, t), "the sign is turned: this is the way down, the gradient points up."),
         Mistake(
             by_probability,
@@ -206,7 +251,20 @@ def matched_box_losses(answer: Answer) -> Passed:
         l1, giou = losses(p[q], b[o], n)
         return (cxcywh_to_xyxy(p[q]) - cxcywh_to_xyxy(b[o])).abs().sum() / n, giou
 
+    def planted(p: Tensor, b: Tensor, q: Tensor, o: Tensor, n: float) -> tuple[Tensor, Tensor]:
+        return all_pairs(p, b, q, torch.arange(len(q)), n)
+
+    def exchanged(*arguments: Any) -> tuple[Tensor, Tensor]:
+        l1, giou = reference(*arguments)
+        return giou, l1
+
     mistakes = [
+        Mistake(
+            planted,
+            "both faults are still there: the objects come in the order of the annotation, and the overlap is summed "
+            "over every query with every object.",
+        ),
+        Mistake(exchanged, "the two are exchanged: first the L1 loss, then the GIoU loss."),
         Mistake(
             unordered,
             "the objects were taken in the order of the annotation: the matching says which object belongs to which "
@@ -221,6 +279,10 @@ def matched_box_losses(answer: Answer) -> Passed:
         Mistake(overlap_itself, "this sums the overlap: a loss has to fall as the overlap grows, 1 - GIoU."),
         Mistake(means, "F.l1_loss takes the mean by default: sum, and divide by num_boxes."),
         Mistake(
+            lambda *arguments: (reference(*arguments)[0] / 4, reference(*arguments)[1]),
+            "the L1 loss sums the four differences of a box: this is their mean.",
+        ),
+        Mistake(
             by_matches,
             "divided by the pairs of this picture: num_boxes counts the whole batch, so that every object weighs the "
             "same.",
@@ -228,8 +290,27 @@ def matched_box_losses(answer: Answer) -> Passed:
         Mistake(corners, "the L1 loss compares centre and size; only the overlap needs corners."),
     ]
     return check_function(
-        answer, reference, _box_cases(), mistakes, name="matched_box_losses", parts=("the L1 loss", "the GIoU loss")
+        _zero_as_tensor(answer),
+        reference,
+        _box_cases(),
+        mistakes,
+        name="matched_box_losses",
+        parts=("the L1 loss", "the GIoU loss"),
     )
+
+
+def _zero_as_tensor(answer: Answer) -> Answer:
+    """Take the number 0 where no pair was summed: a loop that begins with 0 returns it."""
+    if not callable(answer):
+        return answer
+
+    def converted(pred_boxes: Tensor, boxes: Tensor, queries: Tensor, objects: Tensor, num_boxes: float) -> Any:
+        got = answer(pred_boxes, boxes, queries, objects, num_boxes)
+        if isinstance(got, (tuple, list)) and len(queries) == 0:
+            return tuple(torch.tensor(float(part)) if isinstance(part, (int, float)) else part for part in got)
+        return got
+
+    return converted
 
 
 def _box_cases() -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, float]]:

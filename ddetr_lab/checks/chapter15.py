@@ -94,6 +94,10 @@ def top_detections(answer: Answer) -> Passed:
             "these are logits: the score is their sigmoid.",
         ),
         Mistake(unsorted, "the right pairs, in the order of the queries: the best score comes first."),
+        Mistake(
+            lambda z, b, k: (*ranked(z.sigmoid(), b, k)[:2], ranked(z.sigmoid(), b, k)[2].clamp(0, 1)),
+            "the boxes were clipped to the picture: post-processing leaves them as the network gave them.",
+        ),
         Mistake(first_picture, "every picture got its boxes from the first one: index the pictures as well."),
     ]
     rng = generator(151)
@@ -104,6 +108,7 @@ def top_detections(answer: Answer) -> Passed:
             pictures, queries, 1, generator=rng
         )
         boxes = random_boxes_cxcywh(rng, pictures * queries).view(pictures, queries, 4)
+        boxes[:, ::2, :2] = torch.tensor([0.02, 0.97])  # these reach over the rim
         cases.append((logits, boxes, k))
     return check_function(
         answer, reference, cases, mistakes, name="top_detections", parts=("scores", "labels", "boxes")
@@ -154,6 +159,13 @@ def match_with_crowds(answer: Answer) -> Passed:
 
     mistakes = [
         Mistake(
+            reference, "the verdicts are right, but not integers: dtype=torch.int64, which torch.tensor([]) is not."
+        ),
+        Mistake(
+            lambda ious, crowd, limit: _verdicts(ious, crowd, 0.5),
+            "0.5 was taken for the limit: it is an argument, and another one here.",
+        ),
+        Mistake(
             wrong(takes=False),
             "an object was claimed twice: once taken it is gone, and the next detection on it is a duplicate, wrong.",
         ),
@@ -203,11 +215,11 @@ def _matchings() -> Iterator[tuple[Tensor, Tensor, float]]:
     # 1 overlaps more, and stands second: whoever takes the first one leaves the wrong one for the next detection.
     yield torch.tensor([[0.75, 0.875], [0.75, 0.25]]), torch.tensor([False, False]), 0.625
     rng = generator(152)
-    for detections, objects in ((6, 4), (0, 3), (5, 0), (9, 5)):
+    for detections, objects, limit in ((6, 4, 0.75), (0, 3, 0.5), (5, 0, 0.5), (9, 5, 0.375)):
         crowd = torch.rand(objects, generator=rng) < 0.4
         # Multiples of 1/16 hit the limit exactly now and then.
         drawn = torch.randint(0, 17, (detections, objects), generator=rng) / 16
-        yield drawn, crowd, 0.5
+        yield drawn, crowd, limit
 
 
 def _of_pycocotools(scores: Tensor, hits: Tensor, objects: int) -> Tensor:
@@ -242,6 +254,7 @@ def ap_101(answer: Answer) -> Passed:
         envelope: bool = True,
         points: int = 101,
         how: str = "mean",
+        late: bool = False,
     ) -> Tensor:
         """Compute AP with one thing wrong."""
         if order != "as it is":
@@ -250,11 +263,16 @@ def ap_101(answer: Answer) -> Passed:
         recall, precision = right / objects, right / torch.arange(1, len(hits) + 1)
         if envelope and len(hits):
             precision = precision.flip(0).cummax(0).values.flip(0)
+        if how == "best so far" and len(hits):
+            precision = precision.cummax(0).values
+        if how == "at hits":
+            return (precision * hits).sum() / objects
         if how == "area":
             return (recall.diff(prepend=recall.new_zeros(1)) * precision).sum()
         levels = torch.linspace(0, 1, points, dtype=torch.float64)
         reached = levels <= (recall.max() if len(recall) else 0.0)
-        values = precision[torch.searchsorted(recall, levels[reached])] if len(hits) else precision
+        index = torch.searchsorted(recall, levels if how == "last again" else levels[reached], right=late)
+        values = torch.cat((precision, precision[-1:] if how == "last again" else precision.new_zeros(1)))[index]
         return values.mean() if how == "reached" else values.sum() / points
 
     def measured(**wrong: Any) -> Answer:
@@ -271,6 +289,22 @@ def ap_101(answer: Answer) -> Passed:
         Mistake(
             measured(order="rising"),
             "the worst detection came first: sort the scores in falling order.",
+        ),
+        Mistake(
+            measured(late=True),
+            "a cut whose recall equals the level reaches it: searchsorted with right=False finds the first such cut.",
+        ),
+        Mistake(
+            measured(envelope=False, how="best so far"),
+            "this is the best precision up to each cut: the best from it on needs the list flipped before and after.",
+        ),
+        Mistake(
+            measured(how="last again"),
+            "beyond the last recall the last precision went on: no cut reaches those levels, so they count 0.",
+        ),
+        Mistake(
+            measured(envelope=False, how="at hits"),
+            "this is the mean of the precisions at the hits: COCO reads the best ones at 101 levels of recall.",
         ),
         Mistake(
             measured(envelope=False),

@@ -65,6 +65,19 @@ def adamw_step(answer: Answer) -> Passed:
         step = (m / (1 - _BETAS[0] ** t)) / (v / (1 - _BETAS[1] ** t) + _EPS)
         return w * (1 - rate * decay) - rate * step, m, v
 
+    def eps_inside(w: Tensor, g: Tensor, m: Tensor, v: Tensor, t: int, rate: float, decay: float) -> _Moments:
+        m, v = moments(g, m, v)
+        step = (m / (1 - _BETAS[0] ** t)) / (v / (1 - _BETAS[1] ** t) + _EPS).sqrt()
+        return w * (1 - rate * decay) - rate * step, m, v
+
+    def corrected(w: Tensor, g: Tensor, m: Tensor, v: Tensor, t: int, rate: float, decay: float) -> _Moments:
+        weight, m, v = reference(w, g, m, v, t, rate, decay)
+        return weight, m / (1 - _BETAS[0] ** t), v / (1 - _BETAS[1] ** t)
+
+    def betas_exchanged(w: Tensor, g: Tensor, m: Tensor, v: Tensor, t: int, rate: float, decay: float) -> _Moments:
+        m, v = (1 - _BETAS[0]) * m + _BETAS[0] * g, (1 - _BETAS[1]) * v + _BETAS[1] * g**2
+        return moved(w * (1 - rate * decay), m, v, t, rate), m, v
+
     def uphill(w: Tensor, g: Tensor, m: Tensor, v: Tensor, t: int, rate: float, decay: float) -> _Moments:
         m, v = moments(g, m, v)
         shrunk = w * (1 - rate * decay)
@@ -83,10 +96,21 @@ def adamw_step(answer: Answer) -> Passed:
         Mistake(no_decay, "the weight does not decay: it should shrink by the factor 1 - rate * decay."),
         Mistake(full_decay, "the decay is not multiplied by the rate: the weight shrinks by 1 - rate * decay."),
         Mistake(no_root, "divide by the square root of the second average: the step should have the rate's size."),
+        Mistake(
+            eps_inside,
+            "epsilon was added under the root: add it to the root. For a tiny second average the two differ by far.",
+        ),
+        Mistake(
+            corrected,
+            "the averages that are handed on are corrected ones: the next step corrects again, so return m and v.",
+        ),
+        Mistake(
+            betas_exchanged, "the betas weigh the new values: beta belongs to the old average, 1 - beta to the new."
+        ),
         Mistake(uphill, "the step goes up the gradient: subtract it."),
     ]
     parts = ("the weight", "the first average", "the second average")
-    return check_function(answer, reference, _adamw_cases(), mistakes, name="adamw_step", parts=parts)
+    return check_function(answer, reference, _adamw_cases(), mistakes, name="adamw", parts=parts)
 
 
 def _adamw_cases() -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, int, float, float]]:
@@ -96,6 +120,8 @@ def _adamw_cases() -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, int, float,
         shape = (random_integer(rng, 2, 4), random_integer(rng, 2, 5))
         weight, gradient, first = (torch.randn(shape, generator=rng) for _ in range(3))
         second = torch.rand(shape, generator=rng)
+        if step == 1:
+            gradient[:, 0] *= 1e-6  # so small that it matters where epsilon stands
         old = 0.0 if step == 1 else 1.0
         yield weight, gradient, 0.3 * old * first, old * second, step, 0.02, decay
 
@@ -136,6 +162,23 @@ def rate_factor(answer: Answer) -> Passed:
         ),
         Mistake(straight, "the rate falls in a straight line: after the warm-up half a cosine was asked for."),
         Mistake(cold, "there is no warm-up: below its share the factor is progress / warmup."),
+        Mistake(
+            lambda p, w: build(p, w, w, 1.0),
+            "half a wave is too long for what is left: divide by 1 - warmup, so that it ends with the run.",
+        ),
+        Mistake(
+            lambda p, w: build(p, w, w, 1 - w, waves=1 / math.pi),
+            "pi is missing: without it the cosine falls from 1 to cos(1), not to -1.",
+        ),
+        Mistake(
+            lambda p, w: 0.5 * (1 + torch.cos(math.pi * (p - w) / (1 - w))),
+            "the warm-up is missing: below its share the factor is progress / warmup, not a cosine run backwards.",
+        ),
+        Mistake(lambda p, w: torch.where(p < w, p, reference(p, w)), "the warm-up ends at 1: divide by its share."),
+        Mistake(
+            lambda p, w: torch.where(p < w, 1.0, reference(p, w)),
+            "the rate is full from the start: in the warm-up it rises from 0, progress / warmup.",
+        ),
         Mistake(unhalved, "a cosine goes from 1 to -1, and a rate below 0 climbs the loss: 0.5 * (1 + cos)."),
     ]
     rng = generator(162)
@@ -143,7 +186,7 @@ def rate_factor(answer: Answer) -> Passed:
     for warmup in (0.02, 0.3, 0.1):
         progress = torch.rand(random_integer(rng, 5, 9), generator=rng, dtype=torch.float64)
         cases.append((torch.cat((progress, torch.tensor([0.0, warmup / 2, 1.0], dtype=torch.float64))), warmup))
-    return check_function(answer, reference, cases, mistakes, name="rate_factor")
+    return check_function(answer, reference, cases, mistakes, name="rate_factors")
 
 
 def clipped(answer: Answer) -> Passed:
@@ -180,7 +223,22 @@ def clipped(answer: Answer) -> Passed:
         scale = factor(one.norm() + two.norm(), limit)
         return one * scale, two * scale
 
+    def to_one(one: Tensor, two: Tensor, limit: float) -> tuple[Tensor, Tensor]:
+        scale = factor(common(one, two), 1.0)
+        return one * scale, two * scale
+
+    def absolute(one: Tensor, two: Tensor, limit: float) -> tuple[Tensor, Tensor]:
+        scale = factor(one.abs().sum() + two.abs().sum(), limit)
+        return one * scale, two * scale
+
+    def divided(one: Tensor, two: Tensor, limit: float) -> tuple[Tensor, Tensor]:
+        scale = (common(one, two) / limit).clamp(max=1)
+        return one * scale, two * scale
+
     mistakes = [
+        Mistake(to_one, "1 was taken for the limit: it is an argument, and another one here."),
+        Mistake(absolute, "the norm was taken as a sum of absolute values: it is the root of the sum of squares."),
+        Mistake(divided, "the factor is turned round: it is the limit divided by the norm."),
         Mistake(
             alone, "each parameter was clipped by its own norm, which turns the step: one common norm, one factor."
         ),
@@ -194,7 +252,7 @@ def clipped(answer: Answer) -> Passed:
     for scale, limit in ((3.0, 1.0), (0.01, 0.5), (1.0, 0.1)):
         one = scale * torch.randn(random_integer(rng, 2, 4), 3, generator=rng)
         cases.append((one, scale * torch.randn(random_integer(rng, 2, 5), generator=rng), limit))
-    return check_function(answer, reference, cases, mistakes, name="clipped", parts=("the first", "the second"))
+    return check_function(answer, reference, cases, mistakes, name="clip_gradients", parts=("the first", "the second"))
 
 
 def accumulated_loss(answer: Answer) -> Passed:
@@ -211,6 +269,10 @@ def accumulated_loss(answer: Answer) -> Passed:
         Mistake(
             lambda losses, counts: losses.mean(),
             "this is the mean over pieces: an object of a piece with few of them would weigh more than another's.",
+        ),
+        Mistake(
+            lambda losses, counts: losses.sum() / counts.sum().clamp(min=1),
+            "the pieces' losses were summed as they are: each was divided by its own objects, so multiply by these.",
         ),
         Mistake(lambda losses, counts: losses.sum(), "this is the sum over pieces: it grows with their number."),
         Mistake(
@@ -231,4 +293,4 @@ def accumulated_loss(answer: Answer) -> Passed:
     cases = []
     for counts in ([4.0, 1.0], [3.0, 0.0, 5.0], [0.0, 0.0], [2.0, 7.0, 1.0, 0.0]):
         cases.append((torch.rand(len(counts), generator=rng) * 3, torch.tensor(counts)))
-    return check_function(answer, reference, cases, mistakes, name="accumulated_loss")
+    return check_function(answer, reference, cases, mistakes, name="accumulated")

@@ -5,6 +5,7 @@ Built in chapter 17.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,7 +51,18 @@ def attention_cost(answer: Answer) -> Passed:
             [0, 5 * (heads - 1) * cells * points * channels]
         )
 
+    def four_only(cells: int, channels: int, heads: int, points: int) -> Tensor:
+        return reference(cells, channels, heads, points) - torch.tensor([0, cells * points * channels])
+
+    def one_prediction(cells: int, channels: int, heads: int, points: int) -> Tensor:
+        return reference(cells, channels, heads, points) - torch.tensor(
+            [0, 3 * cells * channels * (heads - 1) * points]
+        )
+
     mistakes = [
+        Mistake(reference, "the numbers are right, but these are counts: a tensor of integers, torch.int64."),
+        Mistake(four_only, "the four corners are counted, but not the multiplication by the attention weight."),
+        Mistake(one_prediction, "each head predicts offsets and weights of its own: 3 for each head and point."),
         Mistake(linear, "dense attention lacks what every cell does with every other: products and weighted sums."),
         Mistake(once, "dense attention meets all pairs of cells twice: for the products, and for the weighted sum."),
         Mistake(by_head, "a head has only channels / heads of the channels: all heads together have them once."),
@@ -148,6 +160,24 @@ def steps_to_reach(answer: Answer) -> Passed:
         share = (level - scores[before]) / (scores[before + 1] - scores[before])
         return (steps[before] + share * (steps[before + 1] - steps[before])).double()
 
+    def above(steps: Tensor, scores: Tensor, level: float) -> Tensor:
+        return reference(steps, torch.where(scores == level, level - 1e-9, scores), level)
+
+    def extended(steps: Tensor, scores: Tensor, level: float) -> Tensor:
+        return reference(steps[1:], scores[1:], level) if scores[1] < level else before_start(steps, scores, level)
+
+    def before_start(steps: Tensor, scores: Tensor, level: float) -> Tensor:
+        return steps[0] + (level - scores[0]) / (scores[1] - scores[0]) * (steps[1] - steps[0])
+
+    def sorted_curve(steps: Tensor, scores: Tensor, level: float) -> Tensor:
+        found = np.interp(level, scores.numpy(), steps.numpy()) if scores.max() >= level else np.inf
+        return torch.tensor(found, dtype=torch.float64)
+
+    def turned(steps: Tensor, scores: Tensor, level: float) -> Tensor:
+        found, after = reference(steps, scores, level), at_point(steps, scores, level)
+        place = int((steps == after).nonzero()[0]) if torch.isfinite(after) else 0
+        return steps[place - 1] + after - found if place else found
+
     def at_the_end(steps: Tensor, scores: Tensor, level: float) -> Tensor:
         found = reference(steps, scores, level)
         return steps[-1].double() if torch.isinf(found) else found
@@ -162,12 +192,24 @@ def steps_to_reach(answer: Answer) -> Passed:
             at_point,
             "this is the first evaluation at or above the level: the curve crosses it before, between two of them.",
         ),
+        Mistake(
+            extended,
+            "the curve begins above the level, and was drawn on to the left of its first point: return the first step.",
+        ),
+        Mistake(
+            turned, "the share was counted from the later point: it is the part of the rise that is done at the level."
+        ),
+        Mistake(above, "a point that is exactly on the level reaches it: at least, not above."),
+        Mistake(
+            sorted_curve, "np.interp needs scores that rise: this curve goes down as well. Find the first crossing."
+        ),
         Mistake(last_time, "this is the last crossing: scores go up and down, and the first time counts."),
-        Mistake(at_the_end, "a curve that never reaches the level got its last step: it is infinity, torch.inf."),
+        Mistake(at_the_end, "a curve that never reaches the level got its last step: it is torch.tensor(torch.inf)."),
     ]
     steps = torch.tensor([100.0, 200.0, 400.0, 600.0, 1000.0], dtype=torch.float64)
     curves = [[0.0, 0.1, 0.3, 0.25, 0.5], [0.0, 0.05, 0.12, 0.2, 0.21], [0.3, 0.31, 0.35, 0.36, 0.4]]
-    levels = (0.27, 0.27, 0.25)
+    curves += [[0.0, 0.1, 0.4, 0.1, 0.15], [0.0, 0.125, 0.25, 0.125, 0.5]]  # down again to the end; exactly there
+    levels = (0.27, 0.27, 0.25, 0.2, 0.25)
     cases = [
         (steps, torch.tensor(curve, dtype=torch.float64), level) for curve, level in zip(curves, levels, strict=True)
     ]

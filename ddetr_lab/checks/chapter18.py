@@ -6,13 +6,14 @@ Built in chapter 18.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ddetr_lab.checks.chapter12 import check_states, require_mask
 from ddetr_lab.checks.core import (
     Answer,
     CheckError,
@@ -59,10 +60,11 @@ def carry_over(answer: Answer) -> Passed:
                 started[name][part] = old[name][part]
         return started
 
-    def by_count(old: State, new: State) -> State:
-        fits = {name for name in new if name in old and old[name].numel() == new[name].numel()}
-        return {name: old[name].reshape(new[name].shape) if name in fits else new[name] for name in new}
+    def by_count(old: State, new: State, reshape: bool = True) -> State:
+        fits = {name: old[name] for name in new if name in old and old[name].numel() == new[name].numel()}
+        return new | {name: old.reshape(new[name].shape) if reshape else old for name, old in fits.items()}
 
+    other_places = "a tensor was carried over that is in another shape, though of as many numbers: these change places."
     mistakes = [
         Mistake(
             by_name,
@@ -76,18 +78,22 @@ def carry_over(answer: Answer) -> Passed:
             lambda old, new: {name: tensor for name, tensor in reference(old, new).items() if name in old},
             "a tensor that the checkpoint lacks is missing: it starts from the model's own fresh one.",
         ),
+        Mistake(lambda old, new: new | old, "everything was carried over, also what the model lacks or has otherwise."),
+        Mistake(
+            lambda old, new: {
+                name: old[name] for name, tensor in reference(old, new).items() if tensor is old.get(name)
+            },
+            "only what was carried over is in the result: where nothing fits, the model's own fresh tensor belongs.",
+        ),
         Mistake(
             cropped,
             "of a tensor that does not fit, a part was carried over: the first rows of a class head belong to the old "
             "labels, and would make tree a kind of zero. Such a tensor starts fresh as a whole.",
         ),
-        Mistake(
-            by_count,
-            "a tensor with as many numbers but in another shape was carried over: its numbers stand in other places.",
-        ),
+        *(Mistake(partial(by_count, reshape=reshape), other_places) for reshape in (True, False)),
         Mistake(lambda old, new: dict(new), "nothing was carried over: this is the fresh model."),
     ]
-    return check_function(answer, reference, _states(), mistakes, name="carry_over")
+    return check_states(answer, reference, _states(), mistakes, name="carry_over")
 
 
 def _states() -> Iterator[tuple[State, State]]:
@@ -132,9 +138,24 @@ def tile_boxes(answer: Answer) -> Passed:
         cut = inside(boxes, left, top, side)
         return cut[area(cut) > 0]
 
-    def whole_only(boxes: Tensor, left: int, top: int, side: int) -> Tensor:
+    def at_least(share: float) -> Answer:
+        def wrong(boxes: Tensor, left: int, top: int, side: int) -> Tensor:
+            cut = inside(boxes, left, top, side)
+            return cut[area(cut) >= share * area(boxes)]
+
+        return wrong
+
+    def each_side(boxes: Tensor, left: int, top: int, side: int) -> Tensor:
         cut = inside(boxes, left, top, side)
-        return cut[area(cut) >= 0.999 * area(boxes)]
+        return cut[(cut[:, 2:] - cut[:, :2] >= _MIN_VISIBLE * (boxes[:, 2:] - boxes[:, :2])).all(1)]
+
+    def two_negatives(boxes: Tensor, left: int, top: int, side: int) -> Tensor:
+        far = boxes.new_tensor([left, top])
+        cut = torch.cat((torch.maximum(boxes[:, :2], far), torch.minimum(boxes[:, 2:], far + side)), 1)
+        return (cut - far.repeat(2))[area(cut) >= _MIN_VISIBLE * area(boxes)]
+
+    def exchanged(boxes: Tensor, left: int, top: int, side: int) -> Tensor:
+        return reference(boxes, top, left, side)
 
     def by_centre(boxes: Tensor, left: int, top: int, side: int) -> Tensor:
         centre = (boxes[:, :2] + boxes[:, 2:]) / 2 - boxes.new_tensor([left, top])
@@ -148,14 +169,29 @@ def tile_boxes(answer: Answer) -> Passed:
         Mistake(uncut, "the right boxes, but not cut: a box that reaches over the tile promises pixels it lacks."),
         Mistake(everything, "boxes that lie elsewhere were kept: cut to the tile they have no area."),
         Mistake(slivers, "slivers were kept: three tenths of a box's area must be visible, or nobody can see a tree."),
-        Mistake(whole_only, "cut boxes were dropped: a crown of which three tenths are visible belongs to the tile."),
+        Mistake(
+            exchanged,
+            "no box is left. Are left and top exchanged? Left is taken off x, top off y. Or was the area compared with "
+            "the tile's, instead of with the box's own?",
+        ),
+        Mistake(two_negatives, "a box far off both ways was kept: width and height inside are negative, the area not."),
+        Mistake(each_side, "three tenths of each side are less than three tenths of the area: multiply the sides."),
+        *(
+            Mistake(
+                at_least(share), f"boxes with less than {share} of their area inside were dropped: the limit is 0.3."
+            )
+            for share in (0.5, 0.7)
+        ),
+        Mistake(
+            at_least(0.999), "cut boxes were dropped: a crown of which three tenths are visible belongs to the tile."
+        ),
         Mistake(by_centre, "chosen by the centre: it is the visible share of the area that decides."),
     ]
     return check_function(answer, reference, _tiles(), mistakes, name="tile_boxes")
 
 
 def _tiles() -> Iterator[tuple[Tensor, int, int, int]]:
-    """Yield boxes around a tile: inside, cut by much and by little, cut at a corner, and far away."""
+    """Yield boxes around a tile: inside, cut by much and by little, cut at a corner, and away one way and both."""
     rng = generator(182)
     for side in (100, 128, 256):
         left, top = random_integer(rng, 300, 500), random_integer(rng, 600, 900)
@@ -167,7 +203,9 @@ def _tiles() -> Iterator[tuple[Tensor, int, int, int]]:
                 [side - 0.4 * width, 50],  # two fifths, the centre outside
                 [40, side - 0.2 * height],  # a sliver
                 [side - 0.45 * width, side - 0.45 * height],  # a fifth, at a corner
+                [side - 0.6 * width, side - 0.6 * height],  # a third and a little, at a corner, the centre inside
                 [side + 60, 10],  # elsewhere
+                [-3 * width, side + 2 * height],  # and far off both ways
             ]
         )
         corners = corners + torch.tensor([left, top])
@@ -199,6 +237,9 @@ def split_by_place(answer: Answer) -> Passed:
         middle = corners[:, 1] + side / 2
         return middle < line, middle >= line
 
+    def below(corners: Tensor, side: int, line: int, gap: int) -> tuple[Tensor, Tensor]:
+        return reference(corners, side, line, gap)[0], corners[:, 1] > line
+
     def corner_only(corners: Tensor, side: int, line: int, gap: int) -> tuple[Tensor, Tensor]:
         return corners[:, 1] <= line - gap, corners[:, 1] >= line
 
@@ -208,6 +249,16 @@ def split_by_place(answer: Answer) -> Passed:
         Mistake(no_gap, "the gap is missing: a crown that the line cuts would be half in train and half in val."),
         Mistake(across, "x and y are exchanged: the line lies across the picture, at one height y."),
         Mistake(centres, "chosen by the centre: a tile of either side then reaches over the line."),
+        Mistake(
+            lambda *case: (reference(*case)[0] & (case[0][:, 1] + case[1] < case[2] - case[3]), reference(*case)[1]),
+            "a tile that ends exactly the gap above the line may be trained on: at least a gap, so <=.",
+        ),
+        Mistake(below, "a tile that begins on the line lies wholly at or below it: >=."),
+        Mistake(
+            lambda *case: (reference(*case)[0], case[0][:, 1] >= case[2] + case[3]),
+            "the gap was taken twice: held-out tiles begin at the line itself, and only training keeps a gap from it.",
+        ),
+        Mistake(lambda *case: reference(*case)[::-1], "the two are exchanged: first train, then val."),
         Mistake(corner_only, "only the upper corner was looked at: a tile ends one side further down."),
     ]
     rng = generator(183)
@@ -220,7 +271,11 @@ def split_by_place(answer: Answer) -> Passed:
         edges = torch.tensor([[3, line], [5, last], [7, last + 1], [9, line - 1], [11, line - gap]])
         corners = torch.cat((torch.stack((columns, rows), 1), edges))
         cases.append((corners[torch.randperm(len(corners), generator=rng)], side, line, gap))
-    return check_function(answer, reference, cases, mistakes, name="split_by_place", parts=("train", "val"))
+    parts = ("train", "val")
+    passed = check_function(answer, reference, cases, mistakes, name="split_by_place", parts=parts)
+    for part, mask in zip(parts, answer(*cases[0]), strict=True):
+        require_mask(mask, f"split_by_place: {part}")
+    return passed
 
 
 class Batches:

@@ -5,12 +5,13 @@ Built in chapter 19.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
 from ddetr_lab.boxes import box_iou, xywh_to_xyxy
+from ddetr_lab.checks.chapter12 import require_mask
 from ddetr_lab.checks.core import Answer, Mistake, Passed, check_function, generator, random_integer, random_size
 from ddetr_lab.losses import sigmoid_focal_loss
 
@@ -48,6 +49,10 @@ def misread_iou(answer: Answer) -> Passed:
         both = torch.cat((boxes[:, :2], torch.minimum(boxes[:, 2:], sizes[:, 2:])), dim=1)
         return area(both) / (area(boxes) + area(sizes) - area(both))
 
+    def from_the_corner(boxes: Tensor, width: int, height: int) -> Tensor:
+        _, wrong = parts(boxes, width, height)
+        return area(boxes) / (wrong[:, 2] * wrong[:, 3])
+
     def of_the_right_box(boxes: Tensor, width: int, height: int) -> Tensor:
         return torch.ones(len(boxes), dtype=boxes.dtype)
 
@@ -56,6 +61,10 @@ def misread_iou(answer: Answer) -> Passed:
         Mistake(exchanged, "x is cut at the width and y at the height: here it is the other way round."),
         Mistake(sum_of_areas, "the common part stands in both areas: the union is their sum less the common part."),
         Mistake(other_way, "this reads sizes as corners. Here corners are read as sizes: the box ends at x0 + x1."),
+        Mistake(
+            from_the_corner,
+            "the misread box was taken to begin in the picture's corner: it begins where the right one does.",
+        ),
         Mistake(of_the_right_box, "the right box lies inside the wrong one: divide by the union of both."),
     ]
     return check_function(answer, reference, _corner_cases(), mistakes, name="misread_iou")
@@ -96,6 +105,10 @@ def first_class_loss(answer: Answer) -> Passed:
     def one_a_query(queries: int, classes: int, objects: int, scores: Tensor) -> Tensor:
         return build(queries, 1, objects, scores)
 
+    def one_object_at_least(queries: int, classes: int, objects: int, scores: Tensor) -> Tensor:
+        yes = _ALPHA * (1 - scores) ** _GAMMA * -torch.log(scores)
+        return build(queries, classes, objects, scores) + (0 if objects else yes)
+
     def all_negative(queries: int, classes: int, objects: int, scores: Tensor) -> Tensor:
         no = (1 - _ALPHA) * scores**_GAMMA * -torch.log1p(-scores)
         return build(queries, classes, objects, scores) + objects * no / max(objects, 1)
@@ -114,6 +127,18 @@ def first_class_loss(answer: Answer) -> Passed:
         Mistake(
             lambda q, k, n, p: build(q, k, n, p, gamma=0),
             "the focal factor is missing: how far the score is off, squared.",
+        ),
+        Mistake(
+            one_object_at_least,
+            "a batch without objects has no entry that should be 1: the first term is n / max(n, 1), which is 0 then.",
+        ),
+        Mistake(
+            lambda q, k, n, p: build(q, k, max(n, 1), p),
+            "a batch without objects was counted as if it had one: only the divisor is at least 1, not the objects.",
+        ),
+        Mistake(
+            lambda q, k, n, p: build(q, k, n, p, gamma=1),
+            "how far the score is off must be squared: gamma is 2.",
         ),
         Mistake(all_negative, "the objects' own entries were counted as negatives too: take them off."),
     ]
@@ -147,7 +172,23 @@ def names_shift(answer: Answer) -> Passed:
         names = counts[:-1, :-1]
         return (names.argmax(dim=1) - torch.arange(len(names))).mode().values
 
+    def by_mean(counts: Tensor) -> Tensor:
+        names = counts[:-1, :-1].double()
+        return torch.tensor(max(range(1 - len(names), len(names)), key=lambda s: float(names.diagonal(s).mean())))
+
+    def among(counts: Tensor, shifts: Iterable[int]) -> Tensor:
+        return torch.tensor(max(shifts, key=lambda shift: int(counts[:-1, :-1].diagonal(shift).sum())))
+
+    not_all = (
+        "look at all shifts, from 1 - K to K - 1: the fullest diagonal may lie far off the main one, on both sides."
+    )
     mistakes = [
+        Mistake(
+            reference, "the shift is right, but a float: a shift of names is a whole number, so return an integer."
+        ),
+        Mistake(by_mean, "the fullest cell, or the greatest mean, is not it: sum each diagonal, since objects count."),
+        Mistake(lambda counts: among(counts, range(len(counts) - 1)), not_all),
+        Mistake(lambda counts: among(counts, (-1, 0, 1)), not_all),
         Mistake(
             lambda counts: -reference(counts),
             "the sign is reversed: rows are what is there, columns what was said; the shift is said less true.",
@@ -171,12 +212,12 @@ def names_shift(answer: Answer) -> Passed:
 
 
 def _confusions() -> Iterator[tuple[Tensor]]:
-    """Yield a table whose corner tempts to go round, a shift up and one down, and one of few classes but many objects.
+    """Yield a shift up, a table whose corner tempts to go round, a shift down, and one of few classes but many objects.
 
     In all but the last the background is crowded.
     """
     rng = generator(193)
-    for shift in (0, 1, -2):
+    for shift in (1, 0, -2):
         classes = random_integer(rng, 5, 8)
         counts = torch.randint(0, 3, (classes + 1, classes + 1), generator=rng)
         for row in range(max(0, -shift), classes - max(0, shift)):
@@ -233,7 +274,9 @@ def frozen_names(answer: Answer) -> Passed:
         names = [_BACKBONE + stem for stem in stems] + list(rest)
         order = torch.randperm(len(names), generator=rng).tolist()
         cases.append((tuple(names[place] for place in order),))
-    return check_function(answer, reference, cases, mistakes, name="frozen_names")
+    passed = check_function(answer, reference, cases, mistakes, name="frozen_names")
+    require_mask(answer(*cases[0]), "frozen_names: the mask")
+    return passed
 
 
 def blank_padding(answer: Answer) -> Passed:
@@ -255,6 +298,10 @@ def blank_padding(answer: Answer) -> Passed:
         Mistake(
             lambda values, real: values.masked_fill(~real.any(dim=0)[None, :, None], 0.0),
             "each picture has padding of its own: do not join the masks of the batch.",
+        ),
+        Mistake(
+            lambda values, real: values * real.all(dim=0)[None, :, None],
+            "cells that are padding in any picture were blanked in all: each has padding of its own.",
         ),
     ]
     rng = generator(195)

@@ -156,7 +156,9 @@ def check_function(
 
 
 def call(answer: Answer, arguments: tuple[Any, ...], name: str, reference: Answer) -> Any:
-    """Call a reader's function with copies of the tensors, and turn what goes wrong into a hint.
+    """Call a reader's function with copies of its arguments, and turn what goes wrong into a hint.
+
+    A dict of tensors may be used up, entry by entry; a tensor or a list must stay as it is.
 
     Raises:
         CheckError: if the answer is no function, still a stub, raises, returns nothing, or changes its arguments.
@@ -166,7 +168,7 @@ def call(answer: Answer, arguments: tuple[Any, ...], name: str, reference: Answe
             f"{name}: got a {type(answer).__name__}, expected a function.",
             "pass the function itself, without calling it: no parentheses after its name.",
         )
-    copies = tuple(value.clone() if isinstance(value, Tensor) else value for value in arguments)
+    copies = tuple(_copied(value) for value in arguments)
     asked = describe(reference, arguments)
     try:
         got = answer(*copies)
@@ -183,13 +185,37 @@ def call(answer: Answer, arguments: tuple[Any, ...], name: str, reference: Answe
     if got is None:
         raise CheckError(f"{name} returned None for {asked}.", "does the function end with a return?")
     for value, copy in zip(arguments, copies, strict=True):
-        if isinstance(value, Tensor) and not _equal(value, copy):
+        if not _kept(value, copy):
+            if isinstance(value, Tensor):
+                raise CheckError(
+                    f"{name} changed its argument for {asked}.",
+                    "the caller still needs it: assignments like boxes[:, 0] = ... and methods that end in _ write "
+                    "into the argument. Make a new tensor, with torch.stack or after .clone().",
+                )
             raise CheckError(
-                f"{name} changed its argument for {asked}.",
-                "the caller still needs it: assignments like boxes[:, 0] = ... and methods that end in _ write into "
-                "the argument. Make a new tensor, with torch.stack or after .clone().",
+                f"{name} changed the list that it was given, or a tensor in it.",
+                "the caller still needs it: an assignment to one of its entries writes into the caller's list, and += "
+                "into the caller's tensors. Collect what you make in a list of your own.",
             )
     return got
+
+
+def _copied(value: Any) -> Any:
+    """Copy tensors, also inside lists, tuples and dicts, so that no answer can change the question."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if type(value) in (list, tuple):
+        return type(value)(_copied(one) for one in value)
+    return {key: _copied(one) for key, one in value.items()} if type(value) is dict else value
+
+
+def _kept(value: Any, copy: Any) -> bool:
+    """Whether a call left the copy of a tensor, or of a list of tensors, as it was."""
+    if isinstance(value, Tensor):
+        return value.shape == copy.shape and _equal(value, copy)
+    if type(value) in (list, tuple):
+        return len(value) == len(copy) and all(_kept(one, two) for one, two in zip(value, copy, strict=True))
+    return True
 
 
 def describe(reference: Answer, arguments: tuple[Any, ...]) -> str:

@@ -88,3 +88,29 @@ WRONG: list[tuple[Answer, Answer, str]] = [
     (chapter00.fools_one_example, lambda b: good_centres(b)[:1], "one of numbers, not of shape"),
     (chapter00.fools_one_example, lambda b: good_centres(b).sum(), "special about a square"),
 ]
+
+RIGHT += [
+    (
+        chapter00.xyxy_to_cxcywh,
+        lambda b: b @ torch.tensor([[0.5, 0, -1, 0], [0, 0.5, 0, -1], [0.5, 0, 1, 0], [0, 0.5, 0, 1]]),
+    ),
+    (chapter00.norm_to_padnorm, lambda p, real, padded: p * torch.tensor(real).flip(0) / torch.tensor(padded).flip(0)),
+    (chapter00.clip_boxes, lambda b, h, w: b.clamp(min=torch.zeros(4), max=torch.tensor([w, h, w, h]))),
+    (chapter00.fools_one_example, lambda b: torch.tensor([[1.0, 1, 2, 2]]).expand(len(b), 4)),
+]
+
+WRONG += [
+    (chapter00.xyxy_to_cxcywh, lambda b: torch.cat((good_centres(b)[:, :2], b[:, 2:]), 1), "still the far corner"),
+    (chapter00.xyxy_to_cxcywh, lambda b: good_centres(b) * torch.tensor([2, 2, 1, 1]), "not halved"),
+    (
+        chapter00.xyxy_to_cxcywh,
+        lambda b: torch.cat((b[:, :2] + b[:, 2:] / 2, b[:, 2:] - b[:, :2]), 1),
+        "taken for the size",
+    ),
+    (chapter00.clip_boxes, lambda b, h, w: b.clamp(0, w), "a limit of its own"),
+    (
+        chapter00.clip_boxes,
+        lambda b, h, w: torch.cat((b[:, :2].clamp(min=0), b[:, 2:].minimum(torch.tensor([w, h]))), 1),
+        "wholly outside",
+    ),
+]

@@ -133,3 +133,38 @@ WRONG: list[tuple[Answer, Answer, str]] = [
     (chapter01.detect, whole_batch, "look at what it returns"),
     (chapter01.detect, without_model, "three steps"),
 ]
+
+
+def in_lists(logits: Tensor, threshold: float) -> list[Tensor]:
+    rows = enumerate(logits.sigmoid().tolist())
+    kept = sorted(((s, k, q) for q, row in rows for k, s in enumerate(row) if s > threshold), reverse=True)
+    return [torch.tensor(part) for part in zip(*kept, strict=True)]
+
+
+def best_label_in_query_order(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    scores, labels = logits.sigmoid().max(-1)
+    (queries,) = (scores > threshold).nonzero(as_tuple=True)
+    return scores[queries], labels[queries], queries
+
+
+def scores_as_logits(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    _, labels, queries = good_keep(logits, threshold)
+    return logits[queries, labels], labels, queries
+
+
+RIGHT += [
+    (chapter01.keep_confident, in_lists),
+    (chapter01.detect, pipeline(sizes=lambda p, i: torch.tensor([p.size[::-1]]))),
+]
+
+WRONG += [
+    (
+        chapter01.boxes_to_pixels,
+        lambda b, h, w: torch.cat((good_pixels(b, h, w)[:, :2], b[:, 2:] * torch.tensor([w, h])), 1),
+        "still the size",
+    ),
+    (chapter01.boxes_to_pixels, lambda b, h, w: good_pixels(b * torch.tensor([1, 1, 2, 2]), h, w), "the whole size"),
+    (chapter01.keep_confident, best_label_in_query_order, "Rank all"),
+    (chapter01.keep_confident, scores_as_logits, "the sigmoid of one"),
+    (chapter01.detect, pipeline(threshold=0.5), "threshold that was asked for"),
+]

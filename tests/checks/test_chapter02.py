@@ -134,3 +134,63 @@ WRONG: list[tuple[Answer, Answer, str]] = [
 def test_the_result_instead_of_the_function_is_named() -> None:
     with pytest.raises(CheckError, match="expected a function"):
         chapter02.output_size((1, 2))  # type: ignore[arg-type]
+
+
+def in_place_pad(pictures: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Write into the list: once the check compared with what the list had become, and believed the mask."""
+    height, width = good_pad(pictures)[1].shape[1:]
+    for i, picture in enumerate(pictures):
+        margins = (0, width - picture.shape[2], 0, height - picture.shape[1])
+        pictures[i] = torch.nn.functional.pad(picture, margins)
+    return torch.stack(pictures), torch.stack([torch.ones(one.shape[1:], dtype=torch.long) for one in pictures])
+
+
+def compared_sizes(pictures: list[Tensor]) -> list[Tensor]:
+    values = good_pad(pictures)[0]
+    rows, columns = torch.arange(values.shape[2])[:, None], torch.arange(values.shape[3])
+    sizes = [one.shape[1:] for one in pictures]
+    return [values, torch.stack([((rows < h) & (columns < w)).int() for h, w in sizes])]
+
+
+def one_ratio(b: Tensor, size: tuple[int, int], resized: tuple[int, int], padded: tuple[int, int]) -> Tensor:
+    return good_targets(b * (resized[0] / size[0]), *resized)
+
+
+def looped_targets(b: Tensor, height: int, width: int) -> Tensor:
+    return torch.tensor(
+        [[(x + w / 2) / width, (y + h / 2) / height, w / width, h / height] for x, y, w, h in b.tolist()]
+    )
+
+
+RIGHT += [
+    (chapter02.output_size, lambda *sizes: torch.tensor(resized()(*sizes))),
+    (chapter02.target_boxes, lambda b, height, width: looped_targets(b, height, width).reshape(-1, 4)),
+    (chapter02.pad_batch, compared_sizes),
+    (chapter02.batch_targets, lambda b, size, resized, padded: good_targets(b, *size)),
+]
+
+WRONG += [
+    (chapter02.output_size, lambda *sizes: tuple(map(float, resized()(*sizes))), "they are floats"),
+    (chapter02.target_boxes, looped_targets, r"an empty list makes a tensor of shape \(0,\)"),
+    (
+        chapter02.target_boxes,
+        lambda b, h, w: good_targets(b, h, w) - good_targets(b, h, w)[:, [2, 3, 2, 3]] * torch.tensor([1, 1, 0, 0]),
+        "half the size was subtracted",
+    ),
+    (
+        chapter02.target_boxes,
+        lambda b, h, w: torch.cat(((b[:, :2] + b[:, 2:]) / 2, b[:, 2:]), 1) / torch.tensor([w, h, w, h]),
+        "was halved as well",
+    ),
+    (chapter02.pad_batch, in_place_pad, "writes into the caller's list"),
+    (chapter02.pad_batch, spoilt_pad(lambda values, mask: (values, mask.float())), "made of floats"),
+    *(
+        (
+            chapter02.pad_batch,
+            spoilt_pad(lambda values, _, real=real: (values, real(values).long())),
+            "read off the values",
+        )
+        for real in (lambda v: (v != 0).any(1), lambda v: v[:, 0] != 0, lambda v: v.sum(1) != 0)
+    ),
+    (chapter02.batch_targets, one_ratio, "a ratio of its own"),
+]

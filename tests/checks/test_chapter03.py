@@ -1,5 +1,6 @@
 """Chapter 3: the solution of each exercise passes; typical wrong answers fail, each with the intended hint."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -132,4 +133,97 @@ WRONG: list[tuple[Answer, Answer, str]] = [
     (chapter03.freeze, freezer(eps=False), "hand child.eps over"),
     (chapter03.freeze, freezer(eps=False, act=False), "child.act and child.eps"),
     (chapter03.freeze, freezer(numbers=False), "fresh ones"),
+]
+
+
+class OwnNorm(nn.Module):
+    """A frozen norm as a reader may write it, with its two numbers as buffers or, wrongly, as parameters."""
+
+    def __init__(self, norm: nn.BatchNorm2d, trainable: bool = False) -> None:
+        super().__init__()
+        assert norm.running_mean is not None and norm.running_var is not None
+        scale, shift = good_scale(norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var, norm.eps)
+        for name, value in (("scale", scale), ("shift", shift)):
+            if trainable:
+                self.register_parameter(name, nn.Parameter(value[:, None, None].clone()))
+            else:
+                self.register_buffer(name, value[:, None, None].clone())
+        self.activation = getattr(norm, "act", nn.Identity())
+
+    def forward(self, x: Tensor) -> Any:
+        return self.activation(x * self.scale + self.shift)
+
+
+def replaced(make: Callable[[nn.BatchNorm2d], nn.Module], kind: type = nn.BatchNorm2d, exact: bool = False) -> Answer:
+    def freeze(module: nn.Module) -> None:
+        for name, child in list(module.named_children()):
+            if type(child) is kind if exact else isinstance(child, kind):
+                setattr(module, name, make(child))  # type: ignore[arg-type]
+            else:
+                freeze(child)
+
+    return freeze
+
+
+def frozen_copy(module: nn.Module) -> nn.Module:
+    return freezer()(copy.deepcopy(module))
+
+
+def backwards_field(layers: list[tuple[int, int, int]]) -> list[int]:
+    size, jump = 1, 1
+    while layers:  # the list is the reader's own
+        kernel, stride, dilation = layers.pop()
+        size, jump = (size - 1) * stride + (kernel - 1) * dilation + 1, jump * stride
+    return [size, jump]
+
+
+def last_stride_only(layers: Layers) -> tuple[int, int]:
+    size, jump = 1, 1
+    for kernel, stride, dilation in layers:
+        size, jump = size + (kernel - 1) * dilation * jump, stride
+    return size, jump
+
+
+def by_deviation(correction: int) -> Answer:
+    def grouped(x: Tensor, groups: int, eps: float) -> Tensor:
+        parts = x.reshape(len(x), groups, -1)
+        deviation = parts.std(-1, keepdim=True, correction=correction)
+        return ((parts - parts.mean(-1, keepdim=True)) / (deviation + eps)).view(x.shape)
+
+    return grouped
+
+
+RIGHT += [
+    (chapter03.field_of, backwards_field),
+    (
+        chapter03.scale_and_shift,
+        lambda w, b, m, v, e: [w * torch.rsqrt(v + e), torch.addcmul(b, w * torch.rsqrt(v + e), -m)],
+    ),
+    (chapter03.grouped, lambda x, g, e: nn.GroupNorm(g, x.shape[1], e, affine=False)(x)),
+    (chapter03.freeze, replaced(OwnNorm)),
+    (chapter03.freeze, replaced(FrozenBatchNorm2d.from_batch_norm)),
+]
+
+WRONG += [
+    (chapter03.field_of, lambda layers: tuple(map(float, good_field(layers))), "they are floats"),
+    (chapter03.field_of, lambda layers: walk(layers, lambda k, d, j: ((k - 1) * d + 1) * j), "whole extent"),
+    (chapter03.field_of, lambda layers: walk(layers, lambda k, d, j: (k * d - 1) * j), "k d cells wide"),
+    (chapter03.field_of, last_stride_only, "a product"),
+    (chapter03.scale_and_shift, lambda w, b, m, v, e: (good_scale(w, b, m, v, e)[0], b - w * m), "by the deviation"),
+    (
+        chapter03.scale_and_shift,
+        lambda w, b, m, v, e: (good_scale(w, b, m, v, e)[0], b - m / (v + e).sqrt()),
+        "by the weight",
+    ),
+    (chapter03.scale_and_shift, lambda w, b, m, v, e: good_scale(w, b, m, v, e)[::-1], "the scale comes first"),
+    (chapter03.scale_and_shift, lambda w, b, m, v, e: good_scale(w, b * 0, m, v, e), "bias plays no part"),
+    (chapter03.grouped, by_deviation(0), "belongs to the variance"),
+    (chapter03.grouped, by_deviation(1), "correction=0"),
+    (chapter03.grouped, lambda x, g, e: good_groups(x, x.shape[1] // g, e), "number of groups was taken"),
+    (chapter03.freeze, replaced(lambda norm: OwnNorm(norm, trainable=True)), "in buffers"),
+    (chapter03.freeze, replaced(FrozenBatchNorm2d.from_batch_norm, exact=True), "isinstance"),
+    (chapter03.freeze, replaced(lambda norm: FrozenBatchNorm2d(norm.num_features)), "fresh ones"),
+    (chapter03.freeze, frozen_copy, "in place, in the module that comes in"),
+    (chapter03.freeze, lambda module, x: None, r"called as freeze\(module\)"),
+    (chapter03.freeze, replaced(lambda norm: nn.Linear(999, 1)), "called with a map"),
 ]

@@ -109,3 +109,50 @@ WRONG: list[tuple[Answer, Answer, str]] = [
     (chapter04.add_levels, lambda p, e: good_levels(p[::-1], e.flip(0)), "reverse order"),
     (chapter04.add_levels, lambda p, e: good_levels(p, e).mT, "another order"),
 ]
+
+
+def in_doubles(mask: Tensor, channels: int) -> Tensor:
+    """Use float64 and the factor 2 pi first: sines of the padding's millions come out otherwise."""
+    places = []
+    for axis in (1, 2):
+        count = mask.double().cumsum(axis)
+        places.append(2 * math.pi * (count - 0.5) / (mask.double().sum(axis, keepdim=True) + 1e-6))
+    return of_places(places[0], places[1], channels)
+
+
+def in_place_levels(positions: list[Tensor], level_embed: Tensor) -> Tensor:
+    for one, vector in zip(positions, level_embed, strict=True):
+        one += vector[:, None, None]
+    return torch.cat([one.flatten(2).transpose(1, 2) for one in positions], dim=1)
+
+
+def entries_replaced(positions: list[Tensor], level_embed: Tensor) -> Tensor:
+    for i, vector in enumerate(level_embed):
+        positions[i] = positions[i].flatten(2).transpose(1, 2) + vector
+    return torch.cat(positions, dim=1)
+
+
+def padding_is_zero(mask: Tensor) -> list[Tensor]:
+    return [place * mask for place in good_places(mask)]
+
+
+RIGHT += [
+    (chapter04.embed, in_doubles),
+    (chapter04.coordinates, lambda mask: list(good_places(mask.double()))),
+    (
+        chapter04.sine,
+        lambda c, n: (c[..., None] / 10_000 ** (2 * (torch.arange(n) // 2) / n) + torch.arange(n) % 2 * TURN / 4).sin(),
+    ),
+]
+
+WRONG += [
+    (chapter04.add_levels, in_place_levels, "into the caller's tensors"),
+    (chapter04.add_levels, entries_replaced, "writes into the caller's list"),
+    (
+        chapter04.add_levels,
+        lambda maps, level_embed: good_levels(maps, level_embed.flip(0)),
+        "their vectors are reversed",
+    ),
+    (chapter04.coordinates, padding_is_zero, "real cells are right"),
+    (chapter04.sine, waves(lambda j, n: 4 * (j // 2) / n), "too fast"),
+]

@@ -120,3 +120,64 @@ WRONG: list[tuple[Answer, Answer, str]] = [
     (chapter05.cells_and_shares, one_cell_too_many, "numbered 0 to size - 1"),
     (chapter05.cells_and_shares, lambda x, n: good_shares(x, n)[1], "look at what it returns"),
 ]
+
+
+def in_loops(cut: Answer, checked: Answer) -> Answer:
+    """Make an answer to ``map_gradient`` as its loops are first written, with another integer or another question."""
+
+    def answer(p: Tensor, g: Tensor, height: int, width: int) -> Tensor:
+        result = torch.zeros(height, width, dtype=p.dtype)
+        for (u, v), upstream in zip(p.tolist(), g.tolist(), strict=True):
+            x, y = u * width - 0.5, v * height - 0.5
+            for row in (cut(y), cut(y) + 1):
+                for column in (cut(x), cut(x) + 1):
+                    if checked(row, column, height, width):
+                        result[row, column] += upstream * (1 - abs(x - column)) * (1 - abs(y - row))
+        return result
+
+    return answer
+
+
+def everywhere(row: int, column: int, height: int, width: int) -> bool:
+    return 0 <= row < height and 0 <= column < width
+
+
+def ringed(f: Tensor, locations: Tensor, floor: Answer = torch.floor, reach: float = 1.5) -> Tensor:
+    """Answer ``location_gradient`` as its hint says, with two rings."""
+    height, width = f.shape
+    ring = torch.nn.functional.pad(f, (2, 2, 2, 2))
+    x = (locations[:, 0] * width - 0.5).clamp(-reach, width - 1 + reach)
+    y = (locations[:, 1] * height - 0.5).clamp(-reach, height - 1 + reach)
+    left, top = floor(x).long(), floor(y).long()
+    a, b, c, d = (ring[top + 2 + i, left + 2 + j] for i in (0, 1) for j in (0, 1))
+    by_x, by_y = torch.lerp(b - a, d - c, y - top), torch.lerp(c - a, d - b, x - left)
+    return torch.stack((by_x * width, by_y * height), dim=1)
+
+
+RIGHT += [
+    (chapter05.location_gradient, ringed),
+    (chapter05.map_gradient, in_loops(lambda x: int(x // 1), everywhere)),
+    (
+        chapter05.cells_and_shares,
+        lambda x, size: [part.float() if i else part.int() for i, part in enumerate(good_shares(x, size))],
+    ),
+]
+
+WRONG += [
+    (chapter05.location_gradient, lambda f, p: ringed(f, p, torch.trunc), "cut towards zero"),
+    (chapter05.location_gradient, lambda f, p: ringed(f, p, reach=1.0), "still touch the rim"),
+    (chapter05.location_gradient, lambda f, p: good_location(f, p.flip(-1)), "x and y of the locations"),
+    (chapter05.map_gradient, in_loops(int, everywhere), "cuts towards zero"),
+    (chapter05.map_gradient, in_loops(lambda x: int(x // 1), lambda i, j, h, w: i < h and j < w), "a negative index"),
+    (
+        chapter05.cells_and_shares,
+        lambda x, size: unmasked(x.trunc(), size)[:1] + split(x, size, x.long())[1:],
+        "both faults",
+    ),
+    (
+        chapter05.cells_and_shares,
+        lambda x, size: (x.floor().long()[:, None] + torch.arange(2), good_shares(x, size)[1]),
+        "Clamp them",
+    ),
+    (chapter05.cells_and_shares, lambda x, size: good_shares(x.clamp(0, size - 1), size), "instead of the cells"),
+]

@@ -120,3 +120,38 @@ WRONG: list[tuple[Answer, Answer, str]] = [
     (chapter06.attend, lambda v, s, x, a: good_attend(v[:, :1].expand_as(v), s, x, a), "channels of its own"),
     (chapter06.attend, lambda *a: good_attend(*a)[..., None], "print the shape|another arrangement"),
 ]
+
+
+def levels_stacked(references: Tensor, offsets: Tensor, shapes: Shapes) -> Tensor:
+    result = []
+    for level, (height, width) in enumerate(shapes):
+        one = references[:, level][:, None, None]  # (Q, 1, 1, 2 or 4)
+        step = torch.tensor([1 / width, 1 / height]) if one.shape[-1] == 2 else one[..., 2:] / 2 / offsets.shape[3]
+        result.append(one[..., :2] + offsets[:, :, level] * step)
+    return torch.stack(result, dim=2)
+
+
+def times_the_size(references: Tensor, offsets: Tensor, shapes: Shapes) -> Tensor:
+    """Wrong about points, on which the mistakes about boxes could once not be computed."""
+    sizes = torch.tensor(shapes).flip(-1)[:, None]
+    return references[:, None, :, None, :2] + offsets * sizes
+
+
+def no_offsets(references: Tensor, offsets: Tensor, shapes: Shapes) -> Tensor:
+    return references[:, None, :, None, :2].expand_as(offsets)
+
+
+RIGHT += [(chapter06.places, levels_stacked)]
+
+WRONG += [
+    (chapter06.places, times_the_size, "were multiplied by the size"),
+    (chapter06.places, no_offsets, "work the first wrong row out"),
+    (chapter06.places, lambda r, o, s: good_places(r, o, s).clamp(0, 1), "cut to 0-1"),
+    (chapter06.attention_weights, lambda z, m, n, p: z.view(-1, m, n, p).softmax(1), "ran over the heads"),
+    (chapter06.attention_weights, lambda z, m, n, p: good_weights(z, m, p, n).transpose(2, 3), "levels and points"),
+    (
+        chapter06.attend,
+        lambda v, s, u, a: good_attend(v, s, u + 0.5 / torch.tensor(s).flip(-1)[:, None], a),
+        "half a cell too far right",
+    ),
+]

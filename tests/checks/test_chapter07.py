@@ -120,3 +120,30 @@ WRONG: list[tuple[Answer, Answer, str]] = [
     (chapter07.attend, softmax_again, "a second time"),
     (chapter07.attend, whole(sample(), lambda levels: sum(levels) / len(levels)), "averaged"),
 ]
+
+
+def only_last(value: Tensor, spatial_shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    return whole(sample(), lambda parts: list(parts)[-1])(value, spatial_shapes, locations, weights)
+
+
+RIGHT += [
+    (
+        chapter07.maps_of_levels,
+        lambda v, shapes: [
+            torch.einsum("bsmd->bmds", part).reshape(-1, v.shape[3], *shape)
+            for part, shape in zip(v.split([h * w for h, w in shapes], 1), shapes, strict=True)
+        ],
+    ),
+]
+
+WRONG += [
+    (chapter07.sample_level, lambda m, u, a: sample()(m, u.clamp(0, 1), a), "cut to 0-1"),
+    (
+        chapter07.sample_level,
+        lambda m, u, a: sample()(m, u, a.reshape(len(a), a.shape[2], a.shape[1], -1).transpose(1, 2)),
+        "weights of one head",
+    ),
+    (chapter07.attend, only_last, "only the last level"),
+    (chapter07.attend, lambda v, s, u, a: whole(sample())(v, s, u, torch.ones_like(a)), "without their attention"),
+    (chapter07.attend, lambda v, s, u, a: whole(sample())(v, s, u.flip(-1), a), "x and y are exchanged"),
+]

@@ -145,3 +145,41 @@ WRONG: list[tuple[Answer, Answer, str]] = [
 ]
 
 WRONG.append((chapter08.spread, lost, "only the last share"))
+
+
+def clamped(u: Tensor, v: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Move corners outside onto the rim, as chapter 5 does it."""
+    columns = (u * width - 0.5).floor()[:, None].long() + torch.tensor([0, 1, 0, 1])
+    rows = (v * height - 0.5).floor()[:, None].long() + torch.tensor([0, 0, 1, 1])
+    return rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1), four()(u, v, height, width)[1]
+
+
+def corner_by_corner(cells: Tensor, shares: Tensor, tokens: int) -> Tensor:
+    grad = torch.zeros(tokens, shares.shape[-1])
+    for corner in range(4):
+        grad[cells[:, corner]] += shares[:, corner]
+    return grad
+
+
+RIGHT += [
+    (
+        chapter08.spread,
+        lambda cells, shares, tokens: torch.zeros(tokens, shares.shape[-1]).index_put_(
+            (cells,), shares, accumulate=True
+        ),
+    ),
+    (
+        chapter08.spread,
+        lambda cells, shares, tokens: torch.einsum(
+            "nks,nkd->sd", torch.nn.functional.one_hot(cells, tokens).float(), shares
+        ),
+    ),
+]
+
+WRONG += [
+    (chapter08.corners, clamped, "as in chapter 5"),
+    (chapter08.corners, lambda *a: tuple(part[:, [0, 2, 1, 3]] for part in four()(*a)), "another order"),
+    (chapter08.sample_backward, lambda c, f, *others: backward()(c, f.flip(0), *others), "fractions are exchanged"),
+    (chapter08.sample_backward, lambda c, f, *others: backward()(c, 1 - f, *others), "gets 1 - fraction"),
+    (chapter08.spread, corner_by_corner, "still loses shares"),
+]

@@ -128,3 +128,31 @@ def test_a_sum_that_is_right_for_one_order_of_warps_is_not_enough() -> None:
 
     with pytest.raises(CheckError, match="seed = 11"):
         chapter09.block_sums(answer)
+
+
+def counting_segments(rows: Tensor, count: int) -> list[Tensor]:
+    order = torch.cat([(rows == row).nonzero()[:, 0] for row in range(count)])
+    return [order.int(), torch.tensor([int((rows < row).sum()) for row in range(count + 1)], dtype=torch.int32)]
+
+
+def heads_run_fastest(block: Tensor, thread: Tensor, block_size: int, heads: int, channels: int) -> Three:
+    number = block * block_size + thread
+    return number // heads // (channels // 4), number % heads, number // heads % (channels // 4) * 4
+
+
+RIGHT += [
+    (chapter09.segments, counting_segments),
+    (
+        chapter09.block_sums,
+        lambda values, block, seed: torch.stack([part.double().sum() for part in values.split(block)]),
+    ),
+]
+
+WRONG += [
+    (chapter09.place, heads_run_fastest, "heads run fastest here"),
+    (chapter09.place, lambda b, t, size, m, d: good_place(b, t, 32, m, d), "its size is an argument"),
+    (chapter09.sectors, lambda i, size: good_sectors(i, 4), "the size is an argument"),
+    (chapter09.sectors, lambda i, size: 1 + ((i * size // 32).diff(dim=1) != 0).sum(1), "Sort first"),
+    (chapter09.segments, lambda rows, n: (rows.sort().values, good_segments(rows, n)[1]), "these are the sorted rows"),
+    (chapter09.block_sums, lambda v, block, seed: v.view(-1, block // 32, 32)[:, :4].sum((1, 2)), "t.size // 32"),
+]

@@ -165,7 +165,7 @@ WRONG: list[tuple[Answer, Answer, str]] = [
     (chapter11.all_layers, lambda o, r: layers(o, r, twice=True), "applied twice"),
     (chapter11.all_layers, summed, "inverse-sigmoid space"),
     (chapter11.all_layers, lambda o, r: layers(o, r)[-1], "print the shape|another arrangement|axes"),
-    (chapter11.all_layers, lambda o, r: list(layers(o, r)), "look at what it returns"),
+    (chapter11.all_layers, lambda o, r: list(layers(o, r)), "torch.stack joins"),
     (chapter11.level_proposals, lambda m, n: propose(m, n, half=0.0), "corners of the cells"),
     (chapter11.level_proposals, lambda m, n: propose(m, n, whole=True), "padding was counted"),
     (chapter11.level_proposals, lambda m, n: propose(m, n, turned=True), "columns count along the width"),
