@@ -127,6 +127,11 @@ def detect_picture(picture: Any, weights: str, threshold: float) -> list[dict[st
     Returns:
         Dicts of ``label``, ``score`` and ``box`` [x0, y0, x1, y1] in pixels of the picture, best first.
     """
+    return _detections(picture, weights, threshold)[0]
+
+
+def _detections(picture: Any, weights: str, threshold: float) -> tuple[list[dict[str, Any]], float]:
+    """Return what :func:`detect_picture` does, and the best score of all, kept or not."""
     import torch
 
     from ddetr_lab import DeformableDetrForObjectDetection, DeformableDetrImageProcessor
@@ -137,15 +142,17 @@ def detect_picture(picture: Any, weights: str, threshold: float) -> list[dict[st
     with torch.inference_mode():
         outputs = model(**inputs)
     (found,) = processor.post_process_object_detection(
-        outputs, threshold=threshold, target_sizes=[(picture.height, picture.width)]
+        outputs, threshold=0.0, target_sizes=[(picture.height, picture.width)]
     )
     names = model.config.id2label
-    return [
+    kept = [
         {"label": names[label], "score": round(score, 4), "box": [round(side, 2) for side in box]}
         for score, label, box in zip(
             found["scores"].tolist(), found["labels"].tolist(), found["boxes"].tolist(), strict=True
         )
+        if score > threshold
     ]
+    return kept, max(found["scores"].tolist(), default=0.0)
 
 
 def _detect(arguments: argparse.Namespace) -> int:
@@ -153,10 +160,14 @@ def _detect(arguments: argparse.Namespace) -> int:
 
     picture = load_image(arguments.picture)
     if arguments.out is not None:
+        from PIL import Image
+
+        if arguments.out.suffix.lower() not in Image.registered_extensions():
+            raise ValueError(f"--out {arguments.out} has no ending of a picture: name a file that ends in .png or .jpg")
         check_writable(arguments.out, "--out")
         if arguments.out.exists() and arguments.out.samefile(arguments.picture):
             raise ValueError(f"--out {arguments.out} is the picture itself: name another file")
-    found = detect_picture(picture, arguments.weights, arguments.threshold)
+    found, best = _detections(picture, arguments.weights, arguments.threshold)
     if arguments.out is not None:
         from ddetr_lab.visualization import render_detections
 
@@ -166,7 +177,8 @@ def _detect(arguments: argparse.Namespace) -> int:
         return 0
     for one in found:
         print(f"{one['label']}  {one['score']:.2f}  " + " ".join(f"{side:.1f}" for side in one["box"]))
-    print(f"{len(found)} found above {arguments.threshold}" + (f"; see {arguments.out}" if arguments.out else ""))
+    hint = "" if found else f" (the best score is {best:.2f}: --threshold shows more)"
+    print(f"{len(found)} found above {arguments.threshold}{hint}" + (f"; see {arguments.out}" if arguments.out else ""))
     return 0
 
 

@@ -13,10 +13,14 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ddetr_lab.boxes import at_least_float32, cxcywh_to_xyxy, generalized_box_iou
 
-__all__ = ["HungarianMatcher", "focal_class_cost"]
+__all__ = ["CostError", "HungarianMatcher", "focal_class_cost"]
 
 # Fixed in the matcher, also where config.focal_alpha changes the loss.
 ALPHA, GAMMA = 0.25, 2.0
+
+
+class CostError(ValueError):
+    """A cost cannot be told: a number in it is NaN or infinite, mostly since training has diverged."""
 
 
 def focal_class_cost(logits: Tensor, class_labels: Tensor) -> Tensor:
@@ -85,8 +89,8 @@ class HungarianMatcher:
             more targets than queries the dearest targets stay without a query.
 
         Raises:
-            ValueError: if a logit, a predicted or a target box is NaN; the message says which, in which picture and at
-                which query or object.
+            CostError: if a logit, a predicted or a target box is NaN or infinite; the message says which, in which
+                picture and at which query or object.
         """
         from scipy.optimize import linear_sum_assignment  # slow to import, and needed in training only
 
@@ -120,7 +124,7 @@ def _refuse_nan(tensor: Tensor, name: str, row_name: str, remedy: str, rows: int
     if bad.any():
         picture, row = (int(index) for index in bad.nonzero()[0])
         values = [round(value, 4) for value in tensor[picture, row].tolist()[:4]]
-        raise ValueError(
+        raise CostError(
             f"the matcher cannot weigh {name} that are not finite: {int(bad.sum())} of "
             f"{bad.numel() if rows is None else rows} rows, "
             f"first picture {picture}, {row_name} {row}: {values}. To mend it, {remedy}"

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ else:
     import tomli as tomllib
 
 RECORD = "recipe.json"  # what a training run writes beside its weights
+_NOUNS = {int: "a whole number", float: "a number", str: "a text in quotes", bool: "true or false,"}
 
 __all__ = [
     "RECORD",
@@ -90,7 +93,10 @@ def recipe_from_dict(name: str, content: dict[str, Any]) -> Recipe:
     groups = {entry.name: entry.default_factory for entry in fields(Recipe) if entry.name != "name"}
     unknown = sorted(set(content) - set(groups))
     if unknown:
-        raise ValueError(f"recipe {name!r} has the unknown sections {unknown}, expected some of {sorted(groups)}")
+        raise ValueError(
+            f"recipe {name!r} has the unknown sections {unknown}, expected some of {sorted(groups)}"
+            f"{_meant(unknown, groups)}"
+        )
     settings = {key: _settings(groups[key], content.get(key, {}), f"{name}: [{key}]") for key in groups}
     return Recipe(name=name, **settings)
 
@@ -122,7 +128,7 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
         if name not in shipped:
             raise FileNotFoundError(
                 f"recipe {name!r} is unknown, expected one of {', '.join(shipped)}, a path ending in .toml, "
-                "or the folder of a training run"
+                "or a folder that is there: of a training run, or for `ddetr-lab train` of pictures with a COCO file"
             )
         text = (resources.files("ddetr_lab") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
     try:
@@ -152,12 +158,22 @@ def _settings(kind: Any, given: dict[str, Any], where: str) -> Any:
     known = {entry.name: getattr(default, entry.name) for entry in fields(default)}
     unknown = sorted(set(given) - set(known))
     if unknown:
-        raise ValueError(f"recipe {where} has the unknown settings {unknown}, expected some of {sorted(known)}")
+        raise ValueError(
+            f"recipe {where} has the unknown settings {unknown}, expected some of {sorted(known)}"
+            f"{_meant(unknown, known)}"
+        )
     checked = {key: _checked(value, known[key], f"{where} {key}") for key, value in given.items()}
     try:
         return kind(**checked)
     except ValueError as error:
         raise ValueError(f"recipe {where.partition(':')[0]}: {error}") from error
+
+
+def _meant(unknown: list[str], known: Iterable[str]) -> str:
+    """Guess what a misspelt name should have been: the end of a message, or nothing."""
+    names = list(known)
+    close = [(name, get_close_matches(name, names, 1)) for name in unknown]
+    return "".join(f"; did you mean {found[0]!r} by {name!r}?" for name, found in close if found)
 
 
 def _checked(value: Any, example: Any, where: str) -> Any:
@@ -171,7 +187,9 @@ def _checked(value: Any, example: Any, where: str) -> Any:
     if isinstance(example, float) and type(value) is int:
         value = float(value)
     if type(value) is not type(example):
-        raise ValueError(f"recipe {where} = {value!r}, expected a {type(example).__name__} such as {example!r}")
+        noun = _NOUNS.get(type(example), type(example).__name__)
+        shown = json.dumps(example) if isinstance(example, (str, bool)) else repr(example)  # as TOML has it
+        raise ValueError(f"recipe {where} = {value!r}, expected {noun} such as {shown}")
     if (type(value) is int and value < min(example, 1)) or (type(value) is float and not 0 <= value < math.inf):
         raise ValueError(f"recipe {where} = {value!r}, expected a positive number")
     return value

@@ -152,6 +152,8 @@ class OptimizationSettings:
                 '[optimization] optimizer = "muon" does not go with precision = "float16", where each of the two '
                 'optimisers would leave out its overflowing steps by itself: take "bfloat16", or optimizer = "adamw"'
             )
+        if self.learning_rate == 0:
+            raise ValueError("[optimization] learning_rate = 0.0, expected more: nothing would be learnt")
         _within("optimization", "warmup_fraction", self.warmup_fraction, 0, 1)
         _within("optimization", "ema_decay", self.ema_decay, 0, 0.999999)
         _within("optimization", "shrink", self.shrink, 0.1, 1)

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ddetr_lab.files import check_writable
 
 if TYPE_CHECKING:
     from ddetr_lab.classroom.exercises import Chapter
@@ -39,8 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser, positive_int: Callable[[str],
     student.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new or empty folder")
     grade = actions.add_parser("grade", parents=[book], help="grade notebooks, or subfolders of them by student")
     grade.add_argument("folder", type=Path, metavar="DIR", help="what was handed in")
-    grade.add_argument("--out", type=Path, required=True, metavar="CSV", help="points and first hints go here")
-    grade.add_argument("--timeout", type=positive_int, default=600, metavar="S", help="for a notebook (default 600)")
+    grade.add_argument(
+        "--out", type=Path, required=True, metavar="CSV", help="points and first hints go here; a table there is kept"
+    )
+    grade.add_argument(
+        "--timeout", type=positive_int, default=600, metavar="S", help="a notebook, a third for a cell (default 600)"
+    )
     grade.add_argument("--memory", type=positive_int, default=4, metavar="GB", help="for a notebook (default 4)")
     grade.add_argument("--jobs", type=positive_int, default=1, metavar="N", help="notebooks at a time (default 1)")
     actions.add_parser("exercises", parents=[book], help="list the exercises with their checks")
@@ -84,27 +91,52 @@ def run(arguments: argparse.Namespace, report: Callable[[str], None]) -> int:
     return 0
 
 
+def _others(chapters: list[Chapter]) -> list[Chapter]:
+    """The chapters of the same book that were not asked for, as far as they can be read."""
+    from ddetr_lab.classroom.exercises import ClassroomError, read_book
+
+    asked, folder = {chapter.number for chapter in chapters}, chapters[0].path.parent
+    others = []
+    for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
+        if (number := int(path.name[:2])) not in asked:
+            with suppress(ClassroomError):
+                others += read_book(folder, [number])
+    return others
+
+
 def _grade(arguments: argparse.Namespace, chapters: list[Chapter], report: Callable[[str], None]) -> int:
     import torch
 
     from ddetr_lab.classroom.exercises import ClassroomError
-    from ddetr_lab.classroom.grading import GRADER_FAILED, grade_folder, harmless, is_table, rows, summary, write_csv
+    from ddetr_lab.classroom.grading import (
+        GRADER_FAILED,
+        grade_folder,
+        harmless,
+        is_table,
+        rows,
+        summary,
+        write_csv,
+    )
     from ddetr_lab.classroom.sandbox import Limits, can_seal
 
     if not arguments.out.absolute().parent.is_dir() or arguments.out.is_dir():
         raise ClassroomError(f"--out {arguments.out} cannot be written: name a file in a folder that exists.")
     if arguments.out.exists() and not is_table(arguments.out):
         raise ClassroomError(f"--out {arguments.out} is there and is no table of grades: name another file.")
+    check_writable(arguments.out, "--out")
     torch.set_num_threads(1)
     sealed = can_seal()
     report(f"Running {SEALED if sealed else OPEN}.")
     limits = Limits(arguments.timeout, max(1.0, arguments.timeout / 3), memory=arguments.memory * 2**30)
-    results, remarks, missing = grade_folder(arguments.folder, chapters, limits, sealed, arguments.jobs)
+    others = _others(chapters) if arguments.chapters else []
+    results, remarks, missing = grade_folder(arguments.folder, chapters, limits, sealed, arguments.jobs, others)
     out = arguments.out.with_name(f"interrupted-{arguments.out.name}") if missing else arguments.out
-    write_csv(out, rows(results))
     for line in (*map(harmless, remarks), *summary(results)):
         report(line)
+    kept = write_csv(out, rows(results))  # what is told stays, even if the disk is full
     report(f"{len(results)} notebooks graded, in {out}")
+    if kept is not None:
+        report(f"The table that was there is now {kept}: points that you added to it by hand are in that one alone.")
     if missing:
         raise KeyboardInterrupt(f"with {missing} notebooks to go; nothing was written to {arguments.out}")
     return int(any(verdict.state == GRADER_FAILED for _, graded, _ in results for verdict in graded.verdicts))

@@ -47,13 +47,21 @@ def _checked(result: int, what: str) -> None:
         raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
-def seal_disk(workspace: Path, hidden: Sequence[Path], size: int) -> None:
+def seal_disk(workspace: Path, hidden: Sequence[Path], size: int, shown: Sequence[Path] = ()) -> None:
     """Make every file read-only, cover folders and files, and put an empty folder in memory at ``workspace``.
+
+    Args:
+        workspace: the one folder that can be written.
+        hidden: folders and files that are covered.
+        size: bytes that the workspace holds.
+        shown: folders inside covered ones that stay in sight.
 
     Raises:
         OSError: if the system refuses.
     """
     libc = _libc()
+    # Opened before they are covered. They must be closed again: ".." of such a handle is the folder below the cover.
+    handles = {folder: os.open(folder, os.O_PATH | os.O_DIRECTORY) for folder in shown}
 
     def memory_at(folder: str, flags: int, options: str) -> None:
         made = libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", flags | MS_NOSUID | MS_NODEV, options.encode())
@@ -70,10 +78,17 @@ def seal_disk(workspace: Path, hidden: Sequence[Path], size: int) -> None:
         memory_at(folder, 0, f"size={size},nr_inodes={MOST_FILES},mode=700")
     for cover in hidden:
         if cover.is_dir():
-            memory_at(str(cover), MS_RDONLY, "size=4k,mode=555")
+            inside = [one for one in shown if one != cover and one.is_relative_to(cover)]
+            memory_at(str(cover), 0 if inside else MS_RDONLY, "size=4k,mode=555")
+            for one in inside:
+                one.mkdir(parents=True)
+                source = f"/proc/self/fd/{handles[one]}".encode()
+                _checked(libc.mount(source, os.fsencode(one), None, MS_BIND, None), f"showing {one}")
         elif cover.exists():
             covered = libc.mount(b"/dev/null", os.fsencode(cover), None, MS_BIND, None)
             _checked(covered, f"covering {cover}")
+    for handle in handles.values():
+        os.close(handle)
     read_only("/", on=True, recursive=True)
     for folder in writable:
         read_only(folder, on=False, recursive=False)

@@ -13,8 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["BEGIN", "END", "Chapter", "ClassroomError", "Exercise", "Prose", "book_folder", "read_book", "source_of"]
+__all__ = [
+    "BEGIN",
+    "END",
+    "MANIFEST",
+    "RECORDS",
+    "Chapter",
+    "ClassroomError",
+    "Exercise",
+    "Prose",
+    "book_folder",
+    "read_book",
+    "source_of",
+]
 
+MANIFEST = "classroom.json"  # in a class set
+RECORDS = "_data"  # of real runs, which chapters show: a folder of the book and of a class set
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 DIRECTIVE = re.compile(r"^\s*(?:`{3,}|:{3,})\{exercise\} *(?P<title>.*)\n:label: *(?P<label>\S+)", re.M)
 SOLUTION = re.compile(r"^\s*(?:`{3,}|:{3,})\{solution\} *(?P<label>\S+)", re.M)
@@ -99,13 +113,15 @@ class Chapter:
 
 
 def book_folder() -> Path:
-    """Return the folder of the chapters beside the package.
+    """Return the folder of the chapters beside the package; without one, the class set that a notebook runs in.
 
     Raises:
-        ClassroomError: if the package was installed without its repository.
+        ClassroomError: if the package was installed without its repository, and this is no class set.
     """
     folder = Path(__file__).resolve().parents[2] / "book"
     if not folder.is_dir():
+        if Path(MANIFEST).is_file():
+            return Path.cwd()
         raise ClassroomError(f"There is no {folder}: the chapters are not installed. Say --book FOLDER.")
     return folder
 

@@ -12,12 +12,13 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
 
-from ddetr_lab.classroom.exercises import Chapter, ClassroomError
+from ddetr_lab.classroom.exercises import RECORDS, Chapter, ClassroomError
 from ddetr_lab.classroom.referee import STUMBLES, Graded, Verdict, grade_notebook
 from ddetr_lab.classroom.sandbox import Limits
 from ddetr_lab.classroom.submissions import Submission, find_submissions, plan
@@ -49,7 +50,14 @@ class Grading(NamedTuple):
     missing: int
 
 
-def grade_folder(folder: Path, chapters: Sequence[Chapter], limits: Limits, sealed: bool, jobs: int = 1) -> Grading:
+def grade_folder(
+    folder: Path,
+    chapters: Sequence[Chapter],
+    limits: Limits,
+    sealed: bool,
+    jobs: int = 1,
+    others: Sequence[Chapter] = (),
+) -> Grading:
     """Grade every notebook of a folder and of its subfolders.
 
     Args:
@@ -58,6 +66,7 @@ def grade_folder(folder: Path, chapters: Sequence[Chapter], limits: Limits, seal
         limits: for each notebook.
         sealed: whether students' code runs in namespaces.
         jobs: notebooks at a time.
+        others: chapters of the book whose notebooks are left out.
 
     An interrupt ends it after the notebooks that are being graded; what is graded by then is returned.
 
@@ -66,9 +75,10 @@ def grade_folder(folder: Path, chapters: Sequence[Chapter], limits: Limits, seal
     """
     if not folder.is_dir():
         raise ClassroomError(f"{folder} is no folder. Name the folder that holds the notebooks to grade.")
-    found, remarks = find_submissions(folder, chapters)
+    found, remarks = find_submissions(folder, chapters, others)
     if not found:
-        raise ClassroomError(f"There is no notebook in {folder} nor in its subfolders.")
+        which = f" of chapter {', '.join(str(chapter.number) for chapter in chapters)}" if others else ""
+        raise ClassroomError(f"There is no notebook{which} in {folder} nor in its subfolders.")
     needed = [one for one in (REPOSITORY, Path(sys.prefix).resolve()) if one.is_relative_to(folder.resolve())]
     if needed:
         raise ClassroomError(
@@ -77,8 +87,10 @@ def grade_folder(folder: Path, chapters: Sequence[Chapter], limits: Limits, seal
         )
     hidden = [*_answers(chapters[0].path.resolve().parent), folder.resolve()]
 
+    shown = _records(folder.resolve())
+
     def graded(one: Submission) -> tuple[Submission, Graded, dict[str, bool]]:
-        return one, *_grade(one, limits, sealed, hidden)
+        return one, *_grade(one, limits, sealed, hidden, shown)
 
     with ThreadPoolExecutor(max_workers=jobs) as pool:
         asked = [pool.submit(graded, one) for one in found]
@@ -91,9 +103,9 @@ def grade_folder(folder: Path, chapters: Sequence[Chapter], limits: Limits, seal
     if len(done) < len(found):
         remarks.append(f"Interrupted: {len(found) - len(done)} of {len(found)} notebooks were not graded.")
     twice = Counter((one.student, one.chapter.path.stem) for one in found if one.chapter is not None)
-    for (student, stem), count in twice.items():
-        if count > 1:
-            remarks.append(f"{student or 'no name'}: {count} notebooks of {stem}; the best one counts in the total.")
+    for (student, stem), times in twice.items():
+        if times > 1:
+            remarks.append(f"{student or 'no name'}: {times} notebooks of {stem}; the best one counts in the total.")
     return Grading(done, remarks, len(found) - len(done))
 
 
@@ -103,9 +115,18 @@ def _answers(book: Path) -> list[Path]:
     return list(dict.fromkeys([book, *places]))
 
 
-def _grade(one: Submission, limits: Limits, sealed: bool, hidden: Sequence[Path]) -> tuple[Graded, dict[str, bool]]:
+def _records(handed_in: Path) -> list[Path]:
+    """The folder of records of real runs, which chapters read and which hold no answers."""
+    folder = REPOSITORY / "book" / RECORDS
+    return [folder] if folder.is_dir() and not folder.is_symlink() and not handed_in.is_relative_to(folder) else []
+
+
+def _grade(
+    one: Submission, limits: Limits, sealed: bool, hidden: Sequence[Path], shown: Sequence[Path]
+) -> tuple[Graded, dict[str, bool]]:
     if one.chapter is None:
-        verdict = Verdict("", 0, 0, "not recognised", "neither its name nor its cells belong to a chapter of the book")
+        hint = "neither its name nor its cells belong to a chapter of the book; name it like NAME_05_sampling.ipynb"
+        verdict = Verdict("", 0, 0, "not recognised", hint)
         return Graded([verdict]), {}
     try:
         planned = plan(one.path, one.chapter)
@@ -113,7 +134,7 @@ def _grade(one: Submission, limits: Limits, sealed: bool, hidden: Sequence[Path]
         empty = [Verdict(each.label, 0, each.points, "unreadable", str(error)) for each in one.chapter.exercises]
         return Graded(empty), {}
     try:
-        return grade_notebook(planned, one.chapter.exercises, limits, sealed, hidden), planned.answered
+        return grade_notebook(planned, one.chapter.exercises, limits, sealed, hidden, shown), planned.answered
     except (*STUMBLES, OSError, ImportError) as error:  # a defect of ours: told, and the next notebook is graded
         hint = f"{type(error).__name__}: {error}"
         failed = [Verdict(each.label, 0, each.points, GRADER_FAILED, hint) for each in one.chapter.exercises]
@@ -147,23 +168,43 @@ def _sums(graded: Graded) -> tuple[int, int]:
     return sum(one.points for one in graded.verdicts), sum(one.most for one in graded.verdicts)
 
 
-def write_csv(path: Path, table: Iterator[tuple[str, ...]]) -> None:
-    """Write the table in one step, with nothing in it that a spreadsheet would take for a formula."""
+def write_csv(path: Path, table: Iterator[tuple[str, ...]]) -> Path | None:
+    """Write the table in one step, with nothing in it that a spreadsheet would take for a formula.
+
+    A mark at the beginning says that it is UTF-8: Excel reads umlauts wrong without it. A table that is there already
+    is moved beside, since points may have been added to it by hand.
+
+    Returns:
+        where the earlier table lies now, or None if there was none.
+
+    Raises:
+        OSError: if the table cannot be written; an earlier one is where it was.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("w", newline="", encoding="utf-8") as file:
+        with beside.open("w", newline="", encoding="utf-8-sig") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
             writer.writerows([harmless(cell) for cell in row] for row in table)
+        kept = _beside(path) if path.exists() else None
+        if kept is not None:
+            path.rename(kept)
         beside.replace(path)
+        return kept
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    numbers = (f"-{number}" if number > 1 else "" for number in count(1))
+    places = (path.with_name(f"{path.stem}-earlier{number}{path.suffix}") for number in numbers)
+    return next(place for place in places if not place.exists())
 
 
 def is_table(path: Path) -> bool:
     """Tell whether a file is a table of grades, which another may replace."""
     header = ",".join(COLUMNS)
-    with path.open(encoding="utf-8", errors="replace") as file:  # whatever it is: no more than a header is read of it
+    with path.open(encoding="utf-8-sig", errors="replace") as file:  # whatever it is: no more than a header is read
         return file.readline(len(header) + 2).rstrip("\r\n") == header
 
 

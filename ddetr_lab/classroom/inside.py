@@ -220,7 +220,8 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     workspace = Path(settings["workspace"])
     if settings["sealed"]:
-        confine.seal_disk(workspace, [Path(folder) for folder in settings["hidden"]], settings["file_size"] * 2)
+        hidden, shown = ([Path(folder) for folder in settings[kind]] for kind in ("hidden", "shown"))
+        confine.seal_disk(workspace, hidden, settings["file_size"] * 2, shown)
         confine.drop_privileges()
         confine.forbid_sockets()
     else:

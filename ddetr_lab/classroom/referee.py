@@ -46,6 +46,7 @@ STUMBLES = (
 # is the module as the student's process left it.
 IN_PLACE = {("chapter03", "freeze")}
 MOST_QUESTIONS = 100_000  # to a witness, in one call
+LONGEST_PROBLEM = 300  # characters of what a check found, before its hint
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Verdict:
         points: earned.
         most: that could be earned.
         state: passed, failed, not written, not reached.
-        hint: of the failure.
+        hint: what the check found, and its hint.
     """
 
     label: str
@@ -83,7 +84,12 @@ class Graded:
 
 
 def grade_notebook(
-    plan: Plan, exercises: Sequence[Exercise], limits: Limits, sealed: bool, hidden: Sequence[Path]
+    plan: Plan,
+    exercises: Sequence[Exercise],
+    limits: Limits,
+    sealed: bool,
+    hidden: Sequence[Path],
+    shown: Sequence[Path] = (),
 ) -> Graded:
     """Run a notebook's cells and checks in order, and go on after whatever fails.
 
@@ -93,12 +99,13 @@ def grade_notebook(
         limits: for the student's process.
         sealed: whether that runs in namespaces.
         hidden: folders that it must not see.
+        shown: folders inside those that it may.
     """
     started = time.monotonic()
     graded = Graded(notes=list(plan.notes))
     verdicts: dict[str, Verdict] = {}
     first_error = ""
-    with Sandbox(limits, sealed, hidden) as sandbox:
+    with Sandbox(limits, sealed, hidden, shown) as sandbox:
         try:
             for step in plan.steps:
                 if isinstance(step, Exercise):
@@ -133,7 +140,8 @@ def _judge(exercise: Exercise, sandbox: Sandbox, first_error: str) -> Verdict:
         check(answer)
     except CheckError as error:
         state = "not written" if error.problem.endswith("is not written yet.") else "failed"
-        return Verdict(exercise.label, 0, exercise.points, state, error.hint)
+        hint = error.hint if state == "not written" else f"{error.problem[:LONGEST_PROBLEM]} Hint: {error.hint}"
+        return Verdict(exercise.label, 0, exercise.points, state, hint)
     except STUMBLES as error:
         hint = f"the check could not make sense of the answer: {type(error).__name__}: {error}"
         return Verdict(exercise.label, 0, exercise.points, "failed", hint)

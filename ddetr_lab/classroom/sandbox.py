@@ -86,7 +86,7 @@ def can_seal() -> bool:
     if shutil.which("unshare") is None:
         return False
     with tempfile.TemporaryDirectory() as folder:
-        settings = {"workspace": folder, "sealed": True, "hidden": [], "file_size": 2**20, "probe": True}
+        settings = {"workspace": folder, "sealed": True, "hidden": [], "shown": [], "file_size": 2**20, "probe": True}
         command = [*UNSHARE, *_python(settings)]
         done = subprocess.run(command, env=_environment(Path(folder)), capture_output=True, timeout=START, check=False)
         return done.returncode == 0
@@ -147,9 +147,10 @@ class Sandbox:
         limits: that hold for it.
         sealed: whether to use namespaces (see ``can_seal``).
         hidden: folders that hold answers or other students' work.
+        shown: folders inside those that hold neither, and that notebooks read.
     """
 
-    def __init__(self, limits: Limits, sealed: bool, hidden: Sequence[Path]) -> None:
+    def __init__(self, limits: Limits, sealed: bool, hidden: Sequence[Path], shown: Sequence[Path] = ()) -> None:
         self.limits, self.printed, self.reason = limits, 0, ""
         self.closed = threading.Event()
         self.folder = tempfile.mkdtemp(prefix="ddetr-grade-")
@@ -158,11 +159,12 @@ class Sandbox:
         self.wire = ours
         self.sealed = sealed
         self.deadline = time.monotonic() + START
-        covered = [*hidden, *(Path.home() / name for name in SECRETS), Path("/run")]
+        covered = [*dict.fromkeys(hidden), *(Path.home() / name for name in SECRETS), Path("/run")]
         settings = {
             "workspace": str(workspace),
             "sealed": sealed,
             "hidden": [str(folder) for folder in covered if not workspace.is_relative_to(folder)],
+            "shown": [str(folder) for folder in shown],
             "memory": limits.memory,
             "file_size": limits.file_size,
             "cpu_seconds": int(limits.seconds) + 10,

@@ -14,12 +14,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ddetr_lab.classroom.exercises import BEGIN, END, SOLUTION, Chapter, ClassroomError, source_of
+from ddetr_lab.classroom.exercises import (
+    BEGIN,
+    END,
+    MANIFEST,
+    RECORDS,
+    SOLUTION,
+    Chapter,
+    ClassroomError,
+    source_of,
+)
 
 __all__ = ["MANIFEST", "PLACEHOLDER", "hidden_lines", "student_notebook", "write_student_set"]
 
-MANIFEST = "classroom.json"
 PLACEHOLDER = "*Your answer: replace this line.*"
+# A folder of records in a code cell, or one of its files.
+READ = re.compile(rf'"{RECORDS}"\s*/\s*"([\w.-]+)"(?:\s*/\s*"([\w.-]+)")?')
 LINK = re.compile(r"\]\(([^)\s#]+)[^)\s]*\)")
 SHORTEST_SECRET = 12  # characters; a shorter line of a solution, such as "return x", tells nothing
 
@@ -54,7 +64,7 @@ def write_student_set(chapters: Sequence[Chapter], folder: Path) -> list[Path]:
         the files written.
 
     Raises:
-        ClassroomError: if the folder holds something, or a solution would be left in a file.
+        ClassroomError: if the folder holds something or cannot be made, or a solution would be left in a file.
     """
     if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise ClassroomError(f"--out {folder} is not empty. Name a new folder: a class set never overwrites anything.")
@@ -66,7 +76,12 @@ def write_student_set(chapters: Sequence[Chapter], folder: Path) -> list[Path]:
     texts[MANIFEST] = json.dumps(_manifest(chapters), indent=1, ensure_ascii=False) + "\n"
     texts["README.md"] = _readme(chapters)
     assets = sorted({asset for chapter in chapters for asset in _assets(chapter)})
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ClassroomError(
+            f"--out {folder} cannot be made ({error.strerror}): name one in a folder that you may write to."
+        ) from error
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     book = chapters[0].path.parent
@@ -175,7 +190,10 @@ def _refuse_leaks(chapter: Chapter, made: dict[str, Any]) -> None:
 
 
 def _assets(chapter: Chapter) -> list[str]:
-    """The files inside the book that a chapter's prose links to, notebooks apart: they come with their answers."""
+    """The files inside the book that a chapter's prose links to, notebooks apart, and the records that its code reads.
+
+    Notebooks would come with their answers.
+    """
     book = chapter.path.parent.resolve()
     found = []
     for cell in chapter.notebook["cells"]:
@@ -184,6 +202,11 @@ def _assets(chapter: Chapter) -> list[str]:
                 path = (book / link).resolve()
                 if path.is_relative_to(book) and path.is_file() and path.suffix != ".ipynb":
                     found.append(path.relative_to(book).as_posix())
+            continue
+        for parts in READ.findall(source_of(cell)):
+            path = (book / RECORDS).joinpath(*parts)
+            files = [path] if path.is_file() else sorted(path.glob("*.json"))
+            found += [file.relative_to(book).as_posix() for file in files if file.resolve().is_relative_to(book)]
     return found
 
 

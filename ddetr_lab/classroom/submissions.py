@@ -9,13 +9,14 @@ import json
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ddetr_lab.classroom.exercises import Chapter, Exercise
-from ddetr_lab.classroom.student import PLACEHOLDER
+from ddetr_lab.classroom.student import PLACEHOLDER, student_notebook
 
 __all__ = ["Plan", "Submission", "find_submissions", "plan"]
 
@@ -23,6 +24,8 @@ LARGEST_FILE = 25 * 2**20  # bytes of a notebook; one with many pictures has a f
 MOST_CELLS = 5_000
 LARGEST_CELL = 2**20  # characters of code
 DEEPEST = 5  # folders below the one that is graded
+OWN_CHECKS = re.compile(r"from\s+ddetr_lab\.checks\s+import\s+chapter\d\d\s+as\s+checks")
+PEEKS = re.compile(r"ddetr_lab\.checks|\bchecks\._\w")  # into the modules that compute the right answers
 
 
 @dataclass(frozen=True)
@@ -55,20 +58,47 @@ class Plan:
     notes: list[str] = field(default_factory=list)
 
 
-def find_submissions(folder: Path, chapters: Sequence[Chapter]) -> tuple[list[Submission], list[str]]:
+def find_submissions(
+    folder: Path, chapters: Sequence[Chapter], others: Sequence[Chapter] = ()
+) -> tuple[list[Submission], list[str]]:
     """List the notebooks of a folder: in a subfolder for each student, or side by side as ``NAME_05_sampling.ipynb``.
+
+    Args:
+        folder: with what was handed in.
+        chapters: that are graded.
+        others: of the book; their notebooks are left out.
 
     Returns:
         the submissions in order, and remarks on what was left out.
     """
     paths, remarks = _notebooks(folder, folder, [])
-    found = []
+    found, left = [], []
     for path in paths:
-        chapter, named = _chapter_of(path, chapters)
+        chapter, named = _chapter_of(path, [*chapters, *others])
+        if any(chapter is other for other in others):
+            left.append(path)
+            continue
         inside = path.relative_to(folder).parts[:-1]
         student = inside[0] if inside else named
         found.append(Submission(student, path, chapter))
-    return found, remarks
+    if left:
+        remarks.append(f"{len(left)} notebooks of other chapters were left out, {left[0].relative_to(folder)} first.")
+    return found, [*remarks, *_empty_handed(folder, paths, remarks)]
+
+
+def _empty_handed(folder: Path, paths: Sequence[Path], told: Sequence[str]) -> list[str]:
+    """Name students' folders without a notebook, of which nothing is told yet: they have no row in the table."""
+    known = {path.relative_to(folder).parts[0] for path in paths}
+    remarks: list[str] = []
+    if not folder.is_dir():
+        return remarks
+    for entry in sorted(folder.iterdir()):
+        if _kind(entry) != "folder" or entry.name.startswith(".") or entry.name in known:
+            continue
+        if not any(remark.startswith((f"{entry.name}/", f"{entry.name} cannot")) for remark in told):
+            held = ", ".join(sorted(one.name for one in entry.iterdir())[:3]) or "nothing"
+            remarks.append(f"{entry.name} has no notebook ({held}) and no row in the table.")
+    return remarks
 
 
 def _notebooks(folder: Path, top: Path, remarks: list[str]) -> tuple[list[Path], list[str]]:
@@ -115,11 +145,19 @@ def _chapter_of(path: Path, chapters: Sequence[Chapter]) -> tuple[Chapter | None
         if found:
             return chapter, before.strip(" _-")
     try:
-        ids = {cell["id"] for cell in _cells(_read(path), [])}
+        cells = _cells(_read(path), [])
     except (ValueError, OSError):
         return None, path.stem
-    shared = {place: len(ids & _ids(chapter)) for place, chapter in enumerate(chapters)}
-    best = max(shared, key=lambda place: shared[place], default=None)
+    ids, texts = {cell["id"] for cell in cells}, {_words(cell["source"]) for cell in cells}
+    shared = [len(ids & _ids(chapter)) for chapter in chapters]
+    if not any(shared):  # an editor that drops ids or makes its own
+        shared = [
+            len(texts & {text for _, text in _texts(chapter)})
+            if any(_words(exercise.source) in texts for exercise in chapter.exercises)
+            else 0
+            for chapter in chapters
+        ]
+    best = max(range(len(chapters)), key=lambda place: shared[place], default=None)
     return (chapters[best] if best is not None and shared[best] else None), path.stem
 
 
@@ -127,17 +165,50 @@ def _ids(chapter: Chapter) -> set[str]:
     return {one for exercise in chapter.exercises for one in (exercise.solution, exercise.check)}
 
 
+def _texts(chapter: Chapter) -> dict[tuple[str, str], str]:
+    """Return the id of each cell of a chapter's student version that no other equals, by its kind and its words."""
+    cells = [_plain(cell) for cell in student_notebook(chapter)["cells"]]
+    found = [((cell["cell_type"], _words(cell["source"])), cell["id"]) for cell in cells]
+    times = Counter(text for text, _ in found)
+    return {text: id_ for text, id_ in found if times[text] == 1 and text[1] not in ("", PLACEHOLDER)}
+
+
+def _words(source: str) -> str:
+    return " ".join(source.split())
+
+
+def _renamed(cells: list[dict[str, Any]], chapter: Chapter) -> None:
+    """Give cells their ids back that an editor dropped or replaced: by their text, an answer by its question."""
+    texts, present = _texts(chapter), {cell["id"] for cell in cells}
+    known = {*texts.values(), *_ids(chapter)}
+    for cell in cells:
+        id_ = texts.get((cell["cell_type"], _words(cell["source"])))
+        if cell["id"] not in known and id_ is not None and id_ not in present:
+            cell["id"] = id_
+            present.add(id_)
+    for prose in chapter.prose:
+        if prose.answer in present:
+            continue
+        asked = next((place for place, cell in enumerate(cells) if cell["id"] == prose.cell), len(cells))
+        for cell in cells[asked + 1 :]:
+            if cell["cell_type"] != "markdown" or cell["id"] in known:
+                break
+            cell["id"] = prose.answer
+
+
 def plan(path: Path, chapter: Chapter) -> Plan:
     """Read a notebook, and put the chapter's checks in their places.
 
     A check stands where the student has it, if that is after the cell of the solution; otherwise right after that cell;
-    at the end, if both are gone. What the student's check cells say is never run.
+    at the end, if both are gone. What the student's check cells say is never run. Cells whose ids an editor dropped or
+    replaced are known by their text.
 
     Raises:
         ValueError: if the file is no notebook; the message is the hint for the teacher.
     """
     made = Plan()
     cells = _cells(_read(path), made.notes)
+    _renamed(cells, chapter)
     places: dict[str, int] = {}
     for place, cell in enumerate(cells):
         places.setdefault(cell["id"], place)
@@ -152,12 +223,15 @@ def plan(path: Path, chapter: Chapter) -> Plan:
             check = solution if solution is not None else len(cells)
         due.setdefault(check, []).append(exercise)
     checks = {exercise.check for exercise in chapter.exercises}
+    given = {text for kind, text in _texts(chapter) if kind == "code"}
     for place, cell in enumerate(cells):
         if cell["cell_type"] == "code" and cell["id"] not in checks:
             if len(cell["source"]) > LARGEST_CELL:
                 made.notes.append(f"cell {place + 1} has {len(cell['source']):,} characters and was not run.")
             else:
                 made.steps.append(cell["source"])
+                if PEEKS.search(OWN_CHECKS.sub("", cell["source"])) and _words(cell["source"]) not in given:
+                    made.notes.append(f"cell {place + 1} reaches into the checks, which hold right answers: read it.")
         made.steps += due.pop(place, [])
     made.steps += due.pop(len(cells), [])
     for prose in chapter.prose:

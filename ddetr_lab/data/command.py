@@ -10,6 +10,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from ddetr_lab.files import check_writable
+
 __all__ = ["add_validate_arguments", "run_validate"]
 
 
@@ -31,6 +33,8 @@ def run_validate(arguments: argparse.Namespace, report: Callable[[str], None]) -
     """Run the check; ``report`` prints a line. Returns 1 if there are errors, else 0."""
     from ddetr_lab.data.validate import Looked, validate_dataset
 
+    if arguments.figures is not None and arguments.path.exists():
+        check_writable(arguments.figures / "contact_sheet.png", "--figures")
     looked: list[Looked] = []
     found = validate_dataset(arguments.path, arguments.images, arguments.workers, looked)
     if arguments.json:

@@ -168,6 +168,7 @@ def evaluate_command(
 
     Raises:
         ValueError: if the weights were trained for other labels.
+        FileNotFoundError: if a folder holds no weights.
     """
     from ddetr_lab import DeformableDetrImageProcessor
     from ddetr_lab.data.labels import LABEL_MAP_FILE, LabelMap
@@ -178,6 +179,11 @@ def evaluate_command(
     if arguments.report is not None:
         check_writable(arguments.report / "report.json", "--report")
     recipe = choose_recipe(arguments.target, arguments.data)
+    if Path(arguments.target).is_dir() and not (Path(arguments.target) / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{arguments.target} holds no weights to score: name the folder of a run, such as "
+            f"{Path('runs') / recipe.name}; --data names other pictures to score it on"
+        )
     pictures = validation_set(recipe, arguments.split)
     folder, labels = Path(arguments.target), label_map_of(pictures)
     if (folder / LABEL_MAP_FILE).is_file() and LabelMap.load(folder) != labels:

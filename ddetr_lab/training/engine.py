@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ddetr_lab.matcher import CostError
 from ddetr_lab.recipe import OptimizationSettings
 from ddetr_lab.training.distributed import ALONE, Group
 from ddetr_lab.training.ema import MovingAverage
@@ -154,9 +155,9 @@ class Engine:
                     piece["pixel_mask"].to(self.device, non_blocking=True),
                     labels=piece["labels"],
                 )
+            except CostError as error:  # the matcher meets it before there is a loss
+                raise NonFiniteError(f"no loss: {error}", _picture_ids([piece])) from error
             except ValueError as error:
-                if "not finite" in str(error):  # the matcher meets it before there is a loss
-                    raise NonFiniteError(f"no loss: {error}", _picture_ids([piece])) from error
                 raise ValueError(f"pictures {_picture_ids([piece])}: {error}") from error
         return outputs.loss, outputs.loss_dict
 

@@ -163,11 +163,20 @@ class RunFolder:
         Raises:
             OSError: if it cannot be written.
         """
+        self.refuse_unwritable()
         if overwrite:
             for name in _FILES:
                 (self.path / name).unlink(missing_ok=True)
             for name in _FOLDERS:
                 shutil.rmtree(self.path / name, ignore_errors=True)
+        self.write_json(RECORD, {**recipe.to_dict(), "seed": seed})
+
+    def refuse_unwritable(self) -> None:
+        """Make the folder, and see to it that files can be made there.
+
+        Raises:
+            OSError: if they cannot.
+        """
         probe = self.path / ".writable"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -177,7 +186,25 @@ class RunFolder:
             raise OSError(
                 error.errno, f"{self.path} cannot be written ({error.strerror}): choose another --out"
             ) from error
-        self.write_json(RECORD, {**recipe.to_dict(), "seed": seed})
+
+    def tell_room(self, weights: int, trained: int) -> None:
+        """Report a disk with too little room now, not when the first state is saved.
+
+        Args:
+            weights: numbers that the model holds.
+            trained: those of them that train: the optimiser keeps two more for each.
+        """
+        # At most at the same time: three states, and the last weights twice beside the best.
+        needed = 4 * (3 * (weights + 2 * trained) + 3 * weights)
+        with suppress(OSError):
+            free = shutil.disk_usage(self.path).free + sum(
+                entry.stat().st_size for entry in self.path.rglob("*.safetensors")
+            )
+            if free < needed:
+                self._report(
+                    f"{self.path} has room for {free / 2**20:,.0f} MB, and this run may need {needed / 2**20:,.0f}: "
+                    "make room before its first state is saved, or choose another --out"
+                )
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file, whole or not at all."""

@@ -139,7 +139,9 @@ def train(
         if stored is None:
             group.on_first(lambda: folder.begin(recipe, done.seed, overwrite))
         else:
+            group.on_first(folder.refuse_unwritable)
             run.go_back(stored)
+        group.on_first(run.tell_room)
         run.report(group_table(run.engine.groups, run.model))
         shows = progress and group.is_first
         run.go(shows)
@@ -170,6 +172,7 @@ class _Run:
         recipe, progress, settings = self.recipe, self.progress, self.recipe.optimization
         self.training, self.validation = training_set(recipe, progress.total, progress.seed), validation_set(recipe)
         self.labels = common_labels(self.training, self.validation)
+        self.transform = training_transform(recipe.data.transform)
         self.processor = build_processor(recipe)
         if recipe.data.dataset == "coco":
             refuse_strips(self.processor, self.training, "training")
@@ -194,6 +197,11 @@ class _Run:
         self.order.check(stored.content["data"])
         load_snapshot(self.engine, stored.tensors, stored.content, self.group.rank)
         self.report(f"going on after step {self.progress.step} of {self.progress.total}, from {stored.path}")
+
+    def tell_room(self) -> None:
+        """Say now if the disk will be too small."""
+        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in self.model.parameters()]
+        self.folder.tell_room(sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains))
 
     def go(self, shows: bool) -> None:
         """Train to the end."""
@@ -309,12 +317,12 @@ class _Run:
         return nullcontext() if self.engine.average is None else self.engine.average.in_place()
 
     def _batches(self) -> Iterator[list[dict[str, Any]]]:
-        recipe, transform = self.recipe, training_transform(self.recipe.data.transform)
+        recipe = self.recipe
         return training_batches(
             self.training,
             self.order,
-            build_processor(recipe, resizes=not transform.sets_size),
-            transform,
+            build_processor(recipe, resizes=not self.transform.sets_size),
+            self.transform,
             self.progress.seed,
             range(self.progress.step, self.progress.total),
             recipe.data.workers,

@@ -102,7 +102,8 @@ class StateFolder:
             _sync_folder(self.folder)
         except OSError as error:
             left = f"the last good state is {before[-1]}" if before else "there is no earlier state"
-            raise OSError(error.errno, f"could not save {target}: {error}; {left}") from error
+            text = f"could not save {target}: {error}; {left}"
+            raise (OSError(text) if error.errno is None else OSError(error.errno, text)) from error
         self._tidy()
         return target
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 def totals(path: Path) -> dict[str, tuple[int, int]]:
     """Points and most points of each notebook in a table of grades."""
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         rows = [row for row in csv.DictReader(file) if row["exercise"] == "total" and row["notebook"] != "all"]
     return {row["notebook"]: (int(row["points"]), int(row["max"])) for row in rows}
 

@@ -1,5 +1,6 @@
 """The subcommand: lists, sets and tables, and mistakes of the teacher's that are told before any work is done."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from ddetr_lab import cli
 from ddetr_lab.classroom.exercises import Chapter
 from ddetr_lab.classroom.grading import Grading
-from tests.classroom.conftest import chapter_cells
+from tests.classroom.conftest import chapter_cells, notebook
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -63,6 +64,56 @@ def test_mistakes_are_told_before_anything_is_graded(
         status, printed, error = run("grade", *words)
         assert status == 1 and told in error, (words, printed, error)
     assert not list(tmp_path.glob("*.csv")) and submission.read_bytes() == before
+
+
+def test_a_second_grading_tells_where_the_first_table_is(
+    run: Run, tmp_path: Path, hand_in: Callable[[str, Any], Path]
+) -> None:
+    folder, out = hand_in("ann", "no JSON"), tmp_path / "marks.csv"
+    assert "earlier" not in run("grade", folder, "--out", out)[1]
+    status, printed, _ = run("grade", folder, "--out", out)
+    assert status == 0 and f"is now {tmp_path / 'marks-earlier.csv'}" in printed.splitlines()[-1]
+
+
+def test_what_cannot_be_written_is_told_before_anything_is_graded(
+    run: Run, tmp_path: Path, hand_in: Callable[[str, Any], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError("--out cannot be written")
+
+    monkeypatch.setattr("ddetr_lab.classroom.command.check_writable", refused)
+    monkeypatch.setattr("ddetr_lab.classroom.grading._grade", lambda *_: pytest.fail("a notebook was graded"))
+    folder = hand_in("ann", chapter_cells())
+    assert run("grade", folder, "--out", tmp_path / "a.csv")[2].endswith("--out cannot be written\n")
+    (tmp_path / "file").touch()
+    status, _, error = run("student", "--out", tmp_path / "file" / "set")
+    assert status == 1 and "cannot be made (Not a directory)" in error
+
+
+def test_a_full_disk_at_the_end_does_not_lose_what_was_graded(
+    run: Run, tmp_path: Path, hand_in: Callable[[str, Any], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ddetr_lab.classroom.grading.write_csv", full)
+    status, printed, error = run("grade", hand_in("ann", "no JSON"), "--out", tmp_path / "a.csv")
+    assert status == 1 and "No space left" in error and "ann/00_small.ipynb" in printed and "0 of   2" in printed
+
+
+def test_one_chapter_of_many_is_graded(
+    run: Run, chapter: Chapter, tmp_path: Path, hand_in: Callable[[str, Any], Path]
+) -> None:
+    (chapter.path.parent / "01_more.ipynb").write_text(chapter.path.read_text())
+    (chapter.path.parent / "02_unfinished.ipynb").write_text(json.dumps(notebook([])))
+    folder = hand_in("ann", "no JSON")
+    (folder / "ann" / "01_more.ipynb").write_text("no JSON")
+    status, printed, _ = run("grade", folder, "--chapters", "1", "--out", tmp_path / "a.csv")
+    assert status == 0 and "1 notebooks of other chapters were left out, ann/00_small.ipynb" in printed
+    assert "1 notebooks graded" in printed
+    (folder / "ann" / "01_more.ipynb").unlink()
+    status, _, error = run("grade", folder, "--chapters", "1", "--out", tmp_path / "a.csv")
+    assert status == 1 and "There is no notebook of chapter 1 in" in error
 
 
 def test_an_interrupt_leaves_the_earlier_table(

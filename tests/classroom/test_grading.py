@@ -221,7 +221,7 @@ def test_one_bad_notebook_does_not_stop_the_rest_and_links_are_not_followed(
     assert cli.main([*given, "--timeout", "30", "--jobs", "2"]) == 0
     printed = capsys.readouterr()
     assert "d is a link" in printed.out and "grading" in printed.err
-    with out.open(newline="", encoding="utf-8") as file:
+    with out.open(newline="", encoding="utf-8-sig") as file:
         table = list(csv.DictReader(file))
     totals = {row["student"]: row["points"] for row in table if row["notebook"] == "all"}
     assert totals == {"a": "0", "b": "1", "'=cmd()": "0", "c": "2"}
@@ -231,7 +231,7 @@ def test_one_bad_notebook_does_not_stop_the_rest_and_links_are_not_followed(
 def test_a_table_holds_no_formula(chapter: Chapter, hand_in: HandIn, tmp_path: Path) -> None:
     raising = "def clip_boxes(boxes_xyxy, height, width):\n    raise ValueError('\\n=1+1\\x00')"
     write_csv(tmp_path / "out.csv", rows(grade(hand_in("+x", between("0", clip=raising)), chapter)))
-    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8-sig") as file:
         cells = [cell for row in csv.reader(file) for cell in row]
     assert not any(cell[:1] in ("=", "+", "-", "@") or not cell.isprintable() for cell in cells)
 
@@ -261,7 +261,7 @@ def test_of_two_notebooks_for_one_chapter_the_best_counts_whatever_they_are_call
     results, remarks, _ = grade_folder(folder.parent, [chapter], SHORT, can_seal())
     assert remarks == ["ann,\n=x: 2 notebooks of 00_small; the best one counts in the total."]
     write_csv(tmp_path / "out.csv", rows(results))
-    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8-sig") as file:
         table = list(csv.DictReader(file))
     assert {row["student"] for row in table} == {"ann, =x"}
     totals = [(row["notebook"], row["points"], row["max"]) for row in table if row["exercise"] == "total"]
@@ -309,8 +309,19 @@ def test_a_sealed_process_reads_no_answers_writes_nowhere_and_speaks_to_nobody(
     book = chapter.path.parent
     cell = f"""
 import os, socket, subprocess
-for answers in ({str(book)!r}, {str(book_folder())!r}, {str(book_folder().parent / "tests" / "checks")!r}):
+for answers in ({str(book)!r}, {str(book_folder().parent / "tests" / "checks")!r}):
     assert os.listdir(answers) == [], answers
+records = {str(book_folder() / "_data")!r}
+assert os.listdir(os.path.dirname(records)) == os.listdir(os.path.join(records, '..')) == ['_data']
+assert os.path.getsize(os.path.join(records, 'training', 'faults.json'))
+for place in (records, os.path.dirname(records)):
+    try:
+        open(os.path.join(place, 'made'), 'w')
+    except OSError:
+        continue
+    raise RuntimeError('records can be written')
+for handle in os.listdir('/proc/self/fd'):
+    assert '/book' not in os.path.realpath('/proc/self/fd/' + handle), handle
 listening = {str(tmp_path / "socket")!r}
 try:
     socket.socket(socket.AF_UNIX).connect(listening)
@@ -336,6 +347,17 @@ assert set(os.environ) <= {{'PATH', 'HOME', 'TMPDIR', 'LANG', 'PYTHONPATH', 'PYT
         results = grade(hand_in("curious", between(cell)), chapter, SLOW)
     assert states(results) == ["passed", "passed"] and results[0][1].notes == []
     assert not (book.parent / "made").exists()
+
+
+def test_an_earlier_table_is_kept_since_points_may_have_been_added_by_hand(tmp_path: Path) -> None:
+    out = tmp_path / "grades.csv"
+    assert write_csv(out, iter([("Müller",) * 7])) is None
+    assert out.read_bytes().startswith(b"\xef\xbb\xbfstudent,")  # without the mark, Excel reads "MÃ¼ller"
+    out.write_text(out.read_text(encoding="utf-8-sig") + "ann,a,ex-00-why,3,3,to read,\n", encoding="utf-8")
+    assert is_table(out)
+    assert write_csv(out, iter([])) == tmp_path / "grades-earlier.csv"
+    assert write_csv(out, iter([])) == tmp_path / "grades-earlier-2.csv"
+    assert "ex-00-why,3,3" in (tmp_path / "grades-earlier.csv").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 200_000, b'{"cells": "' + b"x" * 200_000, b"student,notebook\n"])

@@ -63,6 +63,12 @@ def test_a_module_that_is_changed_in_place_is_looked_at_where_it_is(
     assert got.state == state and hint in got.hint, got
 
 
+def test_a_failure_tells_what_came_before_its_hint(chapter: Chapter, tmp_path: Path) -> None:
+    got = verdict("chapter00", "clip_boxes", ["def clip_boxes(boxes_xyxy, height, width):\n    return 7"], tmp_path)
+    assert got.state == "failed" and got.hint.startswith("clip_boxes is wrong for ")
+    assert "got a int, expected a tensor. Hint: stay in PyTorch" in got.hint
+
+
 def test_every_exception_for_a_check_is_one_of_the_book() -> None:
     asked = {(one.module, one.name) for chapter in read_book(book_folder()) for one in chapter.exercises}
     assert asked >= IN_PLACE

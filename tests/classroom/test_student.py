@@ -8,8 +8,17 @@ from pathlib import Path
 import pytest
 
 from ddetr_lab.checks import CheckError
-from ddetr_lab.classroom.exercises import Chapter, ClassroomError, book_folder, read_book, source_of
-from ddetr_lab.classroom.student import MANIFEST, student_notebook, write_student_set
+from ddetr_lab.classroom import exercises
+from ddetr_lab.classroom.exercises import (
+    MANIFEST,
+    RECORDS,
+    Chapter,
+    ClassroomError,
+    book_folder,
+    read_book,
+    source_of,
+)
+from ddetr_lab.classroom.student import READ, student_notebook, write_student_set
 from tests.book.gates import BEGIN, END
 
 
@@ -90,3 +99,24 @@ def test_a_set_never_overwrites(tmp_path: Path, chapter: Chapter) -> None:
 def test_a_chapter_that_is_not_there_is_named(number: int) -> None:
     with pytest.raises(ClassroomError, match="no chapter 99"):
         read_book(book_folder(), [number])
+
+
+def test_a_set_has_the_records_that_its_chapters_read(tmp_path: Path) -> None:
+    chapters = read_book(book_folder(), [16, 17, 18, 19])
+    write_student_set(chapters, tmp_path / "set")
+    made = {path.relative_to(tmp_path / "set").as_posix() for path in (tmp_path / "set" / RECORDS).rglob("*.json")}
+    assert {"_data/training/digits-seed0.json", "_data/training/faults.json"} <= made
+    assert {"_data/benchmarks/learning.json", "_data/benchmarks/fine-tuning.json"} <= made
+    assert "_data/benchmarks/op.json" not in made
+    for chapter in read_book(book_folder()):  # no notebook reads them in another way
+        code = "\n".join(source_of(cell) for cell in chapter.notebook["cells"] if cell["cell_type"] == "code")
+        assert code.count(f'"{RECORDS}"') == len(READ.findall(code)), chapter.path.name
+
+
+def test_without_the_repository_a_class_set_is_the_book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exercises, "__file__", str(tmp_path / "site-packages" / "ddetr_lab" / "classroom" / "x.py"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ClassroomError, match="the chapters are not installed"):
+        book_folder()
+    (tmp_path / MANIFEST).touch()
+    assert book_folder() == tmp_path

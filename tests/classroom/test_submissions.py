@@ -3,15 +3,17 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ddetr_lab.classroom import submissions
-from ddetr_lab.classroom.exercises import Chapter, Exercise
+from ddetr_lab.classroom.exercises import Chapter, Exercise, read_book
+from ddetr_lab.classroom.student import student_notebook
 from ddetr_lab.classroom.submissions import find_submissions, plan
-from tests.classroom.conftest import chapter_cells, code, notebook, prose
+from tests.classroom.conftest import PROSE, RIGHT, chapter_cells, code, notebook, prose
 
 HandIn = Callable[[str, Any], Path]
 
@@ -142,6 +144,98 @@ def test_checks_stand_where_the_student_has_them_if_that_is_after_the_answer(cha
         "ex-00-clip",
     ]
     assert made.notes == ["ex-00-centre: the check cell stood before the answer; it was put back."]
+
+
+def student_cells(chapter: Chapter) -> list[dict[str, Any]]:
+    """What a student has of it, with the first exercise and the question answered."""
+    cells: list[dict[str, Any]] = student_notebook(chapter)["cells"]
+    for cell in cells:
+        cell["source"] = "".join(cell["source"])
+        if cell["id"] == "centre":
+            cell["source"] = RIGHT
+        if cell["id"] == "why-answer":
+            cell["source"] = "Because."
+    return cells
+
+
+@pytest.mark.parametrize("editor", ["drops ids", "makes ids", "splits the answer"])
+def test_cells_are_known_without_their_ids(editor: str, chapter: Chapter, tmp_path: Path) -> None:
+    cells = student_cells(chapter)
+    for place, cell in enumerate(cells):
+        del cell["id"]
+        if editor != "drops ids":
+            cell["id"] = f"new{place}"
+    if editor == "splits the answer":
+        cells[-1:] = [prose("a", "  "), prose("b", "Because.")]
+    path = written(tmp_path / "in" / "homework (1).ipynb", cells)
+    given, remarks = find_submissions(path.parent, [chapter])
+    assert [(one.student, one.chapter is chapter) for one in given] == [("homework (1)", True)] and not remarks
+    made = plan(path, chapter)
+    assert made.notes == [] and made.answered == {"ex-00-why": True}
+    steps = [step.label if isinstance(step, Exercise) else step.split()[1] for step in made.steps]
+    assert steps == ["torch", "xyxy_to_cxcywh(boxes_xyxy):", "ex-00-centre", "clip_boxes(boxes_xyxy,", "ex-00-clip"]
+
+
+def test_a_question_that_nobody_answered_stays_empty_without_ids(chapter: Chapter, tmp_path: Path) -> None:
+    cells = [{**cell, "id": f"new{place}"} for place, cell in enumerate(student_cells(chapter)[:-1])]
+    cells += [prose("x", submissions.PLACEHOLDER)]
+    assert plan(written(tmp_path / "a.ipynb", cells), chapter).answered == {"ex-00-why": False}
+
+
+def test_two_answers_are_told_apart_without_ids(chapter: Chapter, tmp_path: Path) -> None:
+    second = PROSE.replace("ex-00-why", "ex-00-how").replace("Why?", "How?")
+    path = chapter.path.with_name("00_two.ipynb")
+    path.write_text(json.dumps(notebook([*chapter_cells(), prose("how", second)])), encoding="utf-8")
+    both = read_book(path.parent, [0])[0]
+    for answered in ("ex-00-why", "ex-00-how"):
+        cells = student_notebook(both)["cells"]
+        for place, cell in enumerate(cells):
+            if cell["id"] == f"{answered[6:]}-answer":
+                cell["source"] = "Because."
+            cell["id"] = f"new{place}"
+        made = plan(written(tmp_path / "a.ipynb", cells), both)
+        assert made.answered == {label: label == answered for label in ("ex-00-why", "ex-00-how")}
+
+
+def test_a_notebook_that_shares_no_check_is_not_recognised(chapter: Chapter, tmp_path: Path) -> None:
+    written(tmp_path / "in" / "other.ipynb", [code("x", chapter_cells()[0]["source"])])
+    assert found(tmp_path / "in", chapter) == [("other", "other.ipynb", False)]
+
+
+def test_chapters_that_were_not_asked_for_are_left_out(chapter: Chapter, tmp_path: Path) -> None:
+    other = replace(chapter, path=chapter.path.with_name("01_other.ipynb"))
+    for name in ("00_small.ipynb", "01_other.ipynb"):
+        written(tmp_path / "in" / "ann" / name)
+    given, remarks = find_submissions(tmp_path / "in", [chapter], [other])
+    assert [one.path.name for one in given] == ["00_small.ipynb"]
+    assert remarks == ["1 notebooks of other chapters were left out, ann/01_other.ipynb first."]
+
+
+def test_a_student_without_a_notebook_is_told(chapter: Chapter, tmp_path: Path) -> None:
+    written(tmp_path / "in" / "ann" / "00_small.ipynb")
+    (tmp_path / "in" / "bob").mkdir()
+    (tmp_path / "in" / "bob" / "work.zip").touch()
+    (tmp_path / "in" / "cid").mkdir()
+    _, remarks = find_submissions(tmp_path / "in", [chapter])
+    assert remarks == [
+        "bob has no notebook (work.zip) and no row in the table.",
+        "cid has no notebook (nothing) and no row in the table.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "noted"),
+    [
+        ("from ddetr_lab.checks.chapter00 import clip_boxes", True),
+        ("clip_boxes = checks._reference", True),
+        ("import torch, math\nfrom ddetr_lab.checks import chapter00 as checks", False),
+        ("checks.clip_boxes(clip_boxes)  # again", False),
+    ],
+)
+def test_code_that_reaches_into_the_checks_is_noted(source: str, noted: bool, chapter: Chapter, tmp_path: Path) -> None:
+    made = plan(written(tmp_path / "a.ipynb", [*chapter_cells(), code("mine", source)]), chapter)
+    told = "cell 9 reaches into the checks, which hold right answers: read it."
+    assert made.notes == ([told] if noted else [])
 
 
 def test_line_ends_of_another_system_are_no_edit(chapter: Chapter, tmp_path: Path) -> None:

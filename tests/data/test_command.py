@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from PIL import Image
 
 from ddetr_lab.cli import main
@@ -35,3 +36,11 @@ def test_pictures_elsewhere_and_one_thread(tmp_path, capsys):
     assert main(["validate", str(tmp_path / "away.json")]) == 1
     assert "picture-missing (4)" in capsys.readouterr().out
     assert main(["validate", str(tmp_path / "away.json"), "--images", str(folder), "--workers", "1"]) == 0
+
+
+def test_figures_that_cannot_be_written_are_told_before_the_work(tmp_path, capsys, monkeypatch):
+    folder = write(tmp_path / "set", good())
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("ddetr_lab.data.validate.validate_dataset", lambda *_: pytest.fail("the work began"))
+    assert main(["validate", str(folder), "--figures", str(tmp_path / "file")]) == 1
+    assert f"--figures {tmp_path / 'file'}" in capsys.readouterr().err

@@ -74,6 +74,12 @@ def test_a_folder_of_pictures_is_trained_on_and_scored(own_pictures, tiny_weight
     assert "evaluate on data with the same categories" in capsys.readouterr().err
 
 
+def test_a_folder_without_weights_is_not_scored(own_pictures, capsys):
+    assert main(["evaluate", str(own_pictures), "--device", "cpu"]) == 1
+    told = capsys.readouterr().err
+    assert "holds no weights to score: name the folder of a run, such as runs/my_digits; --data names" in told
+
+
 def test_a_folder_without_pictures_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()

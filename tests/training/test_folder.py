@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,3 +147,33 @@ def test_a_killed_process_holds_nothing_even_if_its_worker_lives(tmp_path):
         os.kill(worker, signal.SIGKILL)
         process.stdout.close()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["overwrite", "resume"])
+def test_a_run_on_a_disk_that_cannot_be_written_is_left_whole(tmp_path, monkeypatch, how):
+    folder = RunFolder(tmp_path)
+    folder.begin(RECIPE, 0, overwrite=False)
+    (tmp_path / "model.safetensors").write_text("precious")
+
+    def refused(self, *arguments, **named):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "touch", refused)
+    with pytest.raises(OSError, match="cannot be written .Read-only file system.: choose another --out"):
+        folder.begin(RECIPE, 0, overwrite=True) if how == "overwrite" else folder.refuse_unwritable()
+    assert (tmp_path / "model.safetensors").read_text() == "precious"
+
+
+def test_a_disk_with_too_little_room_is_told_before_training(tmp_path, monkeypatch):
+    told = []
+    folder = RunFolder(tmp_path, told.append)
+    free = shutil.disk_usage(tmp_path)._replace(free=30 * 2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    folder.tell_room(weights=1_000_000, trained=500_000)  # 4 bytes each: 3 x 2 million for states, 3 million weights
+    assert told == [
+        f"{tmp_path} has room for 30 MB, and this run may need 34: make room before its first state is saved, or "
+        "choose another --out"
+    ]
+    (tmp_path / "model.safetensors").write_bytes(bytes(5 * 2**20))  # a run that goes on: its own files make way
+    folder.tell_room(weights=1_000_000, trained=500_000)
+    assert len(told) == 1

@@ -53,6 +53,13 @@ def test_a_run_leaves_a_detector_a_processor_and_its_record(tiny_recipe, tmp_pat
     assert "offsets and reference points" in told[0] and [line[:7] for line in told[1:]] == ["step 2:", "step 4:"]
 
 
+def test_an_unknown_view_is_refused_before_the_earlier_run_is_removed(tiny_recipe, tmp_path):
+    (tmp_path / "model.safetensors").write_text("precious")
+    with pytest.raises(ValueError, match="transform = 'jiter', expected one of"):
+        train(changed(tiny_recipe, "data", transform="jiter"), tmp_path, overwrite=True, progress=False)
+    assert (tmp_path / "model.safetensors").read_text() == "precious"
+
+
 def test_a_run_can_start_from_another_s_weights(tiny_recipe, tmp_path):
     first = train(tiny_recipe, tmp_path / "first", steps=1, progress=False)
     # A warm-up step at a learning rate of 0 changes nothing, so the second run still holds the first one's weights.

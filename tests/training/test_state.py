@@ -142,3 +142,12 @@ def test_what_json_cannot_hold_is_refused_and_changes_nothing(states):
     with pytest.raises(ValueError, match=re.escape("Out of range float values")):
         states.save({"a": torch.ones(1)}, {"best": float("nan")})
     assert StateFolder(states.folder).load().content == {"number": 3}
+
+
+def test_an_error_without_a_number_is_told_without_one(tmp_path, monkeypatch):
+    def full(tensors, path):
+        raise OSError(f"could not write {path}: no space left")  # as safetensors' writer does
+
+    monkeypatch.setattr("ddetr_lab.training.state.write_safetensors", full)
+    with pytest.raises(OSError, match=r"^could not save .*no space left; there is no earlier state$"):
+        StateFolder(tmp_path / "state").save({}, {})
