@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,20 +15,27 @@ from torch import Tensor
 
 __all__ = ["ALONE", "Ranks", "gather_detections"]
 
+_Ranks = TypeVar("_Ranks", bound="Ranks")
+
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of how many processes this is."""
+    """Which of how many processes this is.
+
+    Attributes:
+        rank: its number, from 0.
+        size: how many there are.
+    """
 
     rank: int = 0
     size: int = 1
 
     @classmethod
-    def present(cls) -> Ranks:
+    def present(cls: type[_Ranks]) -> _Ranks:
         """Return this process's place in the process group, or that of a process alone if there is none."""
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
-        return ALONE
+        return cls()
 
     def share(self, pictures: int) -> range:
         """Return the positions of this process's pictures: every ``size``-th, so that each picture has one process.

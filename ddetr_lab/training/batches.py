@@ -21,7 +21,7 @@ from ddetr_lab.data.collate import Collate
 from ddetr_lab.data.sampling import SizeBucketSampler, picture_sizes
 from ddetr_lab.data.transforms import Transform
 from ddetr_lab.data.views import Place, TransformedDataset
-from ddetr_lab.training.distributed import ALONE, Group
+from ddetr_lab.training.distributed import ALONE, Processes
 
 __all__ = ["BatchOrder", "training_batches"]
 
@@ -35,7 +35,7 @@ class BatchOrder:
         seed: of the order.
         bucket: put pictures of like size together.
         accumulation: pieces that a process computes its share in.
-        group: the processes that share a batch.
+        processes: the processes that share a batch.
     """
 
     def __init__(
@@ -45,11 +45,11 @@ class BatchOrder:
         seed: int,
         bucket: bool = False,
         accumulation: int = 1,
-        group: Group = ALONE,
+        processes: Processes = ALONE,
     ) -> None:
         sizes = picture_sizes(dataset) if bucket else np.ones((len(dataset), 2))
         self._sampler = SizeBucketSampler(sizes, batch_size, seed)
-        self._accumulation, self._group = accumulation, group
+        self._accumulation, self._processes = accumulation, processes
         self._epochs: dict[int, list[list[int]]] = {}  # the loader is an epoch ahead of the loop now and then
 
     @property
@@ -62,21 +62,20 @@ class BatchOrder:
         epoch, position = divmod(step, self.steps_of_epoch)
         if epoch not in self._epochs:
             self._sampler.set_epoch(epoch)
-            self._epochs = {
-                **{known: self._epochs[known] for known in [*self._epochs][-1:]},
-                epoch: self._sampler.batches(),
-            }
+            for known in list(self._epochs)[:-1]:  # the one before is still asked for; earlier ones are over
+                del self._epochs[known]
+            self._epochs[epoch] = self._sampler.batches()
         return [(epoch, index) for index in self._epochs[epoch][position]]
 
     def pieces(self, step: int) -> list[list[Place]]:
         """Return this process's share of a step's batch, in equally many pieces on every process, none empty."""
         places = self.batch(step)
-        size = self._group.size
+        size = self._processes.size
         if len(places) < size:  # the small rest of an epoch: some pictures come twice, so that no process is left out
             places = [places[number % len(places)] for number in range(size)]
         count = min(self._accumulation, len(places) // size)
         cuts = np.linspace(0, len(places), size * count + 1).astype(int)
-        mine = range(self._group.rank * count, (self._group.rank + 1) * count)
+        mine = range(self._processes.rank * count, (self._processes.rank + 1) * count)
         return [places[cuts[number] : cuts[number + 1]] for number in mine]
 
     def state_dict(self, step: int) -> dict[str, int]:

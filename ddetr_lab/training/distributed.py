@@ -11,28 +11,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-__all__ = ["ALONE", "Group", "process_group"]
+from ddetr_lab.evaluation_ranks import Ranks
+
+__all__ = ["ALONE", "Processes", "process_group"]
 
 _Result = TypeVar("_Result")
 
 
-@dataclass(frozen=True)
-class Group:
-    """The processes that train together.
-
-    Attributes:
-        rank: which one this is, from 0.
-        size: how many there are.
-    """
-
-    rank: int = 0
-    size: int = 1
+class Processes(Ranks):
+    """The processes that train together, and which of them this is."""
 
     @property
     def is_first(self) -> bool:
@@ -82,18 +74,18 @@ class Group:
         return tensor
 
 
-ALONE = Group()
+ALONE = Processes()
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[tuple[Group, torch.device]]:
+def process_group(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
     """Join the processes that ``torchrun`` started, or a group that is there already; without either, train alone.
 
     Args:
         device: "cuda" becomes the GPU of this process's local rank.
 
     Yields:
-        The group and this process's device.
+        The processes, and this one's device.
     """
     joins = "TORCHELASTIC_RUN_ID" in os.environ and dist.is_available() and not dist.is_initialized()
     if joins:
@@ -104,10 +96,7 @@ def process_group(device: torch.device) -> Iterator[tuple[Group, torch.device]]:
         else:
             dist.init_process_group("gloo")
     try:
-        if dist.is_available() and dist.is_initialized():
-            yield Group(dist.get_rank(), dist.get_world_size()), device
-        else:
-            yield ALONE, device
+        yield Processes.present(), device
     finally:
         if joins:
             dist.destroy_process_group()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ddetr_lab.matcher import CostError
 from ddetr_lab.recipe import OptimizationSettings
-from ddetr_lab.training.distributed import ALONE, Group
+from ddetr_lab.training.distributed import ALONE, Processes
 from ddetr_lab.training.ema import MovingAverage
 from ddetr_lab.training.groups import parameter_groups
 from ddetr_lab.training.optimizers import build_optimizers
@@ -62,14 +62,14 @@ class Engine:
     Args:
         model: a detector, on its device.
         settings: see :class:`~ddetr_lab.recipe_settings.OptimizationSettings`.
-        group: the processes that train together.
+        processes: the processes that train together.
 
     Raises:
         ValueError: if nothing is left to train.
     """
 
-    def __init__(self, model: nn.Module, settings: OptimizationSettings, group: Group = ALONE) -> None:
-        self.model, self.settings, self.group = model, settings, group
+    def __init__(self, model: nn.Module, settings: OptimizationSettings, processes: Processes = ALONE) -> None:
+        self.model, self.settings, self.processes = model, settings, processes
         self.device = next(model.parameters()).device
         self.groups = parameter_groups(model, settings)
         self._rates = {entry["name"]: entry["lr"] for entry in self.groups}
@@ -79,7 +79,7 @@ class Engine:
         self.average = MovingAverage(model, settings.ema_decay) if settings.ema_decay else None
         self._checked = False
         self.network: Any = model
-        if group.size > 1:
+        if processes.size > 1:
             # Buffers are constants, so none is sent round; every parameter has a gradient in every step.
             kind = nn.parallel.DistributedDataParallel
             renamed = "forward_sync_buffers" in inspect.signature(kind.__init__).parameters  # since torch 2.14
@@ -124,7 +124,7 @@ class Engine:
         losses: dict[str, Tensor] = {}
         for number, (piece, weight) in enumerate(zip(pieces, self._weights(pieces), strict=True)):
             # Gradients go round between processes once, with the last piece.
-            waiting = self.network.no_sync() if self.group.size > 1 and number < len(pieces) - 1 else nullcontext()
+            waiting = self.network.no_sync() if self.processes.size > 1 and number < len(pieces) - 1 else nullcontext()
             with waiting:
                 loss, parts = self._forward(piece)
                 self.scaler.scale(loss * weight).backward()
@@ -173,7 +173,7 @@ class Engine:
             [float(sum(len(label["class_labels"]) for label in piece["labels"])) for piece in pieces],
             device=self.device,
         )
-        counts = self.group.mean(counts)
+        counts = self.processes.mean(counts)
         return list(counts.clamp(min=1.0) / counts.sum().clamp(min=1.0))
 
     def _refuse_unused(self) -> None:
@@ -199,7 +199,7 @@ class Engine:
         # Under float16 the scaler expects gradients that overflow now and then, and leaves the step out.
         seen = total if self.scaler.is_enabled() else total + norm
         bad = not bool(torch.isfinite(seen))
-        if not self.group.largest([float(bad)], self.device)[0]:
+        if not self.processes.largest([float(bad)], self.device)[0]:
             return
         parts = [name for name, value in losses.items() if not bool(torch.isfinite(value))]
         if not bool(torch.isfinite(total)):

@@ -23,7 +23,7 @@ from ddetr_lab.recipe import Recipe
 from ddetr_lab.training.batches import BatchOrder, training_batches
 from ddetr_lab.training.build import build_model, build_processor, refuse_strips
 from ddetr_lab.training.curves import save_curves
-from ddetr_lab.training.distributed import Group, process_group
+from ddetr_lab.training.distributed import Processes, process_group
 from ddetr_lab.training.engine import Engine, NonFiniteError, Update
 from ddetr_lab.training.folder import RunFolder
 from ddetr_lab.training.groups import group_table
@@ -122,11 +122,11 @@ def train(
     if seed is not None and not 0 <= seed <= LARGEST_SEED:
         raise ValueError(f"seed = {seed}, expected 0 to 2^63 - 1")
     start = None if weights is None else str(weights)
-    with process_group(torch.device(device)) as (group, own_device), ExitStack() as held:
+    with process_group(torch.device(device)) as (processes, own_device), ExitStack() as held:
         folder = RunFolder(out, report)
-        group.on_first(lambda: held.enter_context(folder.held()))
+        processes.on_first(lambda: held.enter_context(folder.held()))
         data = Path(recipe.data.folder) if recipe.data.folder else None
-        stored = group.on_first(lambda: folder.check(resume, overwrite, data))
+        stored = processes.on_first(lambda: folder.check(resume, overwrite, data))
         if stored is not None:
             done = resumed_progress(stored, recipe, steps, minutes, seed, start)
         else:
@@ -134,16 +134,16 @@ def train(
             total = 0 if by_epochs else steps or recipe.optimization.steps
             done = RunProgress(seed or 0, total, minutes, weights=start or "")
         config = None if stored is None else DeformableDetrConfig.from_dict(stored.content["config"])
-        run = _Run(recipe, done, group, own_device, folder, report if group.is_first else _nothing)
+        run = _Run(recipe, done, processes, own_device, folder, report if processes.is_first else _nothing)
         run.build(weights, config)
         if stored is None:
-            group.on_first(lambda: folder.begin(recipe, done.seed, overwrite))
+            processes.on_first(lambda: folder.begin(recipe, done.seed, overwrite))
         else:
-            group.on_first(folder.refuse_unwritable)
+            processes.on_first(folder.refuse_unwritable)
             run.go_back(stored)
-        group.on_first(run.tell_room)
+        processes.on_first(run.tell_room)
         run.report(group_table(run.engine.groups, run.model))
-        shows = progress and group.is_first
+        shows = progress and processes.is_first
         run.go(shows)
         return run.finish(shows)
 
@@ -159,12 +159,12 @@ class _Run:
         self,
         recipe: Recipe,
         progress: RunProgress,
-        group: Group,
+        processes: Processes,
         device: torch.device,
         folder: RunFolder,
         report: Callable[[str], object],
     ) -> None:
-        self.recipe, self.progress, self.group, self.device = recipe, progress, group, device
+        self.recipe, self.progress, self.processes, self.device = recipe, progress, processes, device
         self.folder, self.report = folder, report
 
     def build(self, weights: str | Path | None, config: DeformableDetrConfig | None) -> None:
@@ -178,7 +178,7 @@ class _Run:
             refuse_strips(self.processor, self.training, "training")
             refuse_strips(self.processor, self.validation, "validation")
         self.order = BatchOrder(
-            self.training, settings.batch_size, progress.seed, recipe.data.bucket, settings.accumulation, self.group
+            self.training, settings.batch_size, progress.seed, recipe.data.bucket, settings.accumulation, self.processes
         )
         if not progress.total:
             progress.total = math.ceil(settings.epochs * self.order.steps_of_epoch)
@@ -186,16 +186,16 @@ class _Run:
         self.model = build_model(recipe, self.labels, weights, config).to(self.device)
         # Channels side by side in memory, the layout that convolutions are fastest in.
         self.model.model.backbone.to(memory_format=torch.channels_last)
-        self.engine = Engine(self.model, settings, self.group)
-        if self.group.size > 1:  # weights are those of the first process; from here on each draws its own numbers
-            torch.manual_seed(progress.seed + self.group.rank)
+        self.engine = Engine(self.model, settings, self.processes)
+        if self.processes.size > 1:  # weights are those of the first process; from here on each draws its own numbers
+            torch.manual_seed(progress.seed + self.processes.rank)
 
     def go_back(self, stored: RunState) -> None:
         """Return to where a state was saved."""
         if LabelMap.from_dict(stored.content["labels"]) != self.labels:
             raise ValueError(f"the run knew the labels {stored.content['labels']['labels']}, the data have others now")
         self.order.check(stored.content["data"])
-        load_snapshot(self.engine, stored.tensors, stored.content, self.group.rank)
+        load_snapshot(self.engine, stored.tensors, stored.content, self.processes.rank)
         self.report(f"going on after step {self.progress.step} of {self.progress.total}, from {stored.path}")
 
     def tell_room(self) -> None:
@@ -209,7 +209,7 @@ class _Run:
         saved_step, saved_seconds = progress.step, progress.seconds
         self.model.train()
         with (
-            RunLog(self.folder.path, progress, shows, writes=self.group.is_first) as self.log,
+            RunLog(self.folder.path, progress, shows, writes=self.processes.is_first) as self.log,
             StopRequest() as stop,
             recomputing(self.model, settings.recompute),
         ):
@@ -228,7 +228,7 @@ class _Run:
                     pieces = [shrunk(piece, settings.shrink) for piece in pieces]
                 update = self._step(pieces)
                 # Processes agree on the time, and on whether one of them was asked to stop.
-                seconds, stopped = self.group.largest([watch.seconds, float(bool(stop.name))], self.device)
+                seconds, stopped = self.processes.largest([watch.seconds, float(bool(stop.name))], self.device)
                 progress.step, progress.seconds = progress.step + 1, seconds
                 self.log.advance()
                 if progress.step % LOG_EVERY == 0 or progress.share >= 1:
@@ -244,7 +244,7 @@ class _Run:
 
     def finish(self, shows: bool) -> TrainingRun:
         """Score the last weights, and write down what came of it all."""
-        with RunLog(self.folder.path, self.progress, shows=False, writes=self.group.is_first) as self.log:
+        with RunLog(self.folder.path, self.progress, shows=False, writes=self.processes.is_first) as self.log:
             result = self.score(shows)
         progress = self.progress
         record = {
@@ -254,8 +254,8 @@ class _Run:
             "best_ap": progress.best,
             **result.to_dict(),
         }
-        self.group.on_first(lambda: self.folder.write_json("result.json", record))
-        self.group.on_first(lambda: save_curves(self.folder.path))
+        self.processes.on_first(lambda: self.folder.write_json("result.json", record))
+        self.processes.on_first(lambda: save_curves(self.folder.path))
         if self.engine.average is not None:
             self.engine.average.swap()
         return TrainingRun(
@@ -265,7 +265,7 @@ class _Run:
             progress.seconds,
             result,
             progress.best,
-            self.group.is_first,
+            self.processes.is_first,
         )
 
     def score(self, shows: bool) -> EvaluationResult:
@@ -285,16 +285,16 @@ class _Run:
             if not math.isnan(result.ap) and (progress.best is None or result.ap > progress.best):
                 progress.best = result.ap
                 scores = {"steps": progress.step, "seed": progress.seed, **result.to_dict()}
-                self.group.on_first(
+                self.processes.on_first(
                     lambda: self.folder.write_weights(self.model, self.processor, self.labels, best=scores)
                 )
-        self.log.evaluation(result.to_dict())
+        self.log.add_evaluation(result.to_dict())
         self.report(f"step {progress.step}: {result.line()}")
         return result
 
     def save(self) -> None:
         """Write a state to go on from, and the weights to use."""
-        everyones = self.group.gather(random_states(self.device))
+        everyones = self.processes.gather(random_states(self.device))
 
         def write() -> None:
             tensors, content = snapshot(self.engine, everyones)
@@ -302,7 +302,7 @@ class _Run:
             with self._averaged():
                 self.folder.write_weights(self.model, self.processor, self.labels)
 
-        self.group.on_first(write)
+        self.processes.on_first(write)
 
     def _circumstances(self) -> dict[str, Any]:
         return {
@@ -354,7 +354,7 @@ class _Run:
 
     def _save_failure(self, error: NonFiniteError, before: dict[str, Any]) -> str:
         """Save the state before a failed step apart from the good ones, and return a sentence on it."""
-        rank = "" if self.group.is_first else f"-rank{self.group.rank}"
+        rank = "" if self.processes.is_first else f"-rank{self.processes.rank}"
         tensors, content = snapshot(self.engine, [before], finite=False)
         what = {"step": self.progress.step, "what": error.what, "pictures": error.pictures}
         try:
@@ -367,9 +367,9 @@ class _Run:
     def _log(self, update: Update) -> None:
         parts = {name: value for name, value in update.losses.items() if name[-1].isalpha()}
         values = torch.stack([update.loss, update.grad_norm, *parts.values()]).float()
-        loss, norm, *rest = self.group.mean(values).tolist()
+        loss, norm, *rest = self.processes.mean(values).tolist()
         memory = memory_in_use(self.device)
-        self.log.update(
+        self.log.add_step(
             {
                 "loss": loss,
                 "grad_norm": norm,

@@ -110,8 +110,8 @@ class RunLog:
         from tqdm import tqdm
 
         self._progress = progress
-        names = ("metrics.jsonl", "evaluations.jsonl") if writes else ()
-        self._files = [LineFile(folder / name, progress.step) for name in names]
+        self._steps = LineFile(folder / "metrics.jsonl", progress.step) if writes else None
+        self._evaluations = LineFile(folder / "evaluations.jsonl", progress.step) if writes else None
         # tqdm's own guess of the time left knows nothing of a limit in minutes.
         self._bar = tqdm(
             total=progress.total,
@@ -128,17 +128,17 @@ class RunLog:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
-        for file in self._files:
-            file.close()
+        for file in (self._steps, self._evaluations):
+            if file is not None:
+                file.close()
 
     def advance(self) -> None:
         """Let the bar go on by a step."""
         self._bar.update()
 
-    def update(self, line: dict[str, Any]) -> None:
+    def add_step(self, line: dict[str, Any]) -> None:
         """Write a line on a step, and show its loss, learning rate and memory with the bar's next move."""
-        for file in self._files[:1]:
-            file.write({"step": self._progress.step, "seconds": round(self._progress.seconds, 1), **line})
+        self._write(self._steps, line)
         shown = [
             f"{self._clock(self._progress.seconds_left)} left",
             f"loss {line['loss']:.3f}",
@@ -148,7 +148,10 @@ class RunLog:
             shown.append(f"{line['memory_mb']:,.0f} MB")
         self._bar.set_postfix_str(", ".join(shown), refresh=False)
 
-    def evaluation(self, line: dict[str, Any]) -> None:
+    def add_evaluation(self, line: dict[str, Any]) -> None:
         """Write a line on an evaluation."""
-        for file in self._files[1:]:
+        self._write(self._evaluations, line)
+
+    def _write(self, file: LineFile | None, line: dict[str, Any]) -> None:
+        if file is not None:
             file.write({"step": self._progress.step, "seconds": round(self._progress.seconds, 1), **line})

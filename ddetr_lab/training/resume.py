@@ -11,7 +11,7 @@ from ddetr_lab.recipe import Recipe, recipe_from_dict
 from ddetr_lab.training.progress import RunProgress
 from ddetr_lab.training.state import RunState
 
-__all__ = ["differences", "resumed_progress"]
+__all__ = ["changed_settings", "resumed_progress"]
 
 # What may change from one part of a run to the next, as it changes nothing of what is learnt.
 _FREE = (("data", "workers"), ("data", "folder"), ("evaluation", None), ("checkpoint", None))
@@ -39,7 +39,7 @@ def resumed_progress(
     before = recipe_from_dict(
         recipe.name, {key: part for key, part in stored.content["recipe"].items() if key != "name"}
     )
-    changed = differences(before, recipe)
+    changed = changed_settings(before, recipe)
     if changed:
         raise ValueError(
             f"the run was of another recipe: {'; '.join(changed)}. Resume with the recipe that stands in its "
@@ -62,7 +62,7 @@ def resumed_progress(
     return progress
 
 
-def differences(before: Recipe, now: Recipe) -> list[str]:
+def changed_settings(before: Recipe, now: Recipe) -> list[str]:
     """Name the settings, of those that change what is learnt, in which two recipes differ: "[section] name: a, b"."""
     found = []
     for section, settings in before.to_dict().items():

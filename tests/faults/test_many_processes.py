@@ -20,7 +20,7 @@ from ddetr_lab.data import DigitScenes, write_coco
 from ddetr_lab.recipe import load_recipe
 from ddetr_lab.training import train
 from ddetr_lab.training.batches import BatchOrder
-from ddetr_lab.training.distributed import Group
+from ddetr_lab.training.distributed import Processes
 from tests.conftest import ROOT
 from tests.tiny import tiny_config
 
@@ -90,7 +90,7 @@ def test_two_processes_train_as_one_and_one_of_them_writes(folder: Path, tmp_pat
         weights(tmp_path / "weights", dropout=0.0),
         "steps = 10\nbatch_size = 4",
     )
-    orders = [BatchOrder(range(5), 4, 0, group=Group(rank, 2)) for rank in (0, 1)]
+    orders = [BatchOrder(range(5), 4, 0, processes=Processes(rank, 2)) for rank in (0, 1)]
     shares = [{index for _, index in order.pieces(step)[0]} for order in orders for step in range(10)]
     assert {1} in shares or {3} in shares or {1, 3} in shares, "a process without a box"
     assert len(orders[0].batch(1)) == 1, "an uneven last batch"

@@ -9,7 +9,7 @@ from ddetr_lab.data import DigitScenes
 from ddetr_lab.data.transforms import training_transform
 from ddetr_lab.training.batches import BatchOrder, training_batches
 from ddetr_lab.training.build import build_processor
-from ddetr_lab.training.distributed import Group
+from ddetr_lab.training.distributed import Processes
 
 SCENES = DigitScenes("train", num_scenes=11, seed=3, size=64)
 
@@ -29,7 +29,7 @@ def test_each_epoch_shows_every_picture_once_and_in_another_order():
 @pytest.mark.parametrize(("size", "accumulation"), [(1, 1), (2, 1), (1, 4), (2, 2), (3, 1), (3, 2)])
 def test_processes_and_pieces_share_the_one_batch(size, accumulation, bucket):
     whole = BatchOrder(SCENES, 8, seed=0, bucket=bucket)
-    ranks = [BatchOrder(SCENES, 8, 0, bucket, accumulation, Group(rank, size)) for rank in range(size)]
+    ranks = [BatchOrder(SCENES, 8, 0, bucket, accumulation, Processes(rank, size)) for rank in range(size)]
     for step in range(4):
         pieces = [order.pieces(step) for order in ranks]
         assert len({len(one) for one in pieces}) == 1, "all processes have equally many pieces"
@@ -39,7 +39,7 @@ def test_processes_and_pieces_share_the_one_batch(size, accumulation, bucket):
 
 def test_a_rest_that_is_smaller_than_the_group_comes_twice():
     few = DigitScenes("train", num_scenes=2, size=64)
-    pieces = [BatchOrder(few, 8, 0, accumulation=2, group=Group(rank, 3)).pieces(0) for rank in range(3)]
+    pieces = [BatchOrder(few, 8, 0, accumulation=2, processes=Processes(rank, 3)).pieces(0) for rank in range(3)]
     assert [len(one) for one in pieces] == [1, 1, 1]
     assert {place for one in pieces for piece in one for place in piece} == {(0, 0), (0, 1)}
 

@@ -15,7 +15,7 @@ import torch.multiprocessing
 
 from ddetr_lab import DeformableDetrForObjectDetection
 from ddetr_lab.recipe import OptimizationSettings
-from ddetr_lab.training.distributed import ALONE, Group, process_group
+from ddetr_lab.training.distributed import ALONE, Processes, process_group
 from ddetr_lab.training.engine import Engine
 from tests.conftest import ROOT
 from tests.tiny import labels, pictures, tiny_config
@@ -39,13 +39,13 @@ def pieces(rows: slice) -> list[dict[str, object]]:
     return [{"pixel_values": values[rows].double(), "pixel_mask": mask[rows], "labels": wanted[rows]}]
 
 
-def gradients(fields: dict[str, bool], group: Group, rows: slice) -> dict[str, torch.Tensor]:
-    torch.manual_seed(group.rank)  # other weights on every rank at first: the first one's must win
+def gradients(fields: dict[str, bool], processes: Processes, rows: slice) -> dict[str, torch.Tensor]:
+    torch.manual_seed(processes.rank)  # other weights on every rank at first: the first one's must win
     model = DeformableDetrForObjectDetection(tiny_config(auxiliary_loss=True, **fields)).double().train()
-    engine = Engine(model, OptimizationSettings(clip_norm=0.0), group)
+    engine = Engine(model, OptimizationSettings(clip_norm=0.0), processes)
     update = engine.update(pieces(rows))
     found = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
-    found["loss"] = group.mean(update.loss)
+    found["loss"] = processes.mean(update.loss)
     engine.update(pieces(rows))  # a second one: DistributedDataParallel complains here if a parameter was left out
     return found
 
@@ -54,15 +54,15 @@ def worker(rank: int, port: int, out: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
-    with process_group(torch.device("cpu")) as (group, _):
-        assert (group.rank, group.size) == (rank, 2)
-        found = {kind: gradients(fields, group, slice(rank, rank + 1)) for kind, fields in MODELS.items()}
+    with process_group(torch.device("cpu")) as (processes, _):
+        assert (processes.rank, processes.size) == (rank, 2)
+        found = {kind: gradients(fields, processes, slice(rank, rank + 1)) for kind, fields in MODELS.items()}
         # Agreement, and an error of the first process that reaches the second.
-        assert group.largest([rank, -rank], torch.device("cpu")) == [1, 0]
-        assert group.gather(rank * 10) == [0, 10]
-        assert group.on_first(lambda: group.rank + 5) == 5
+        assert processes.largest([rank, -rank], torch.device("cpu")) == [1, 0]
+        assert processes.gather(rank * 10) == [0, 10]
+        assert processes.on_first(lambda: processes.rank + 5) == 5
         try:
-            group.on_first(lambda: int("no number"))
+            processes.on_first(lambda: int("no number"))
         except ValueError as error:
             found["error"] = {"reached": torch.tensor("no number" in str(error))}
     assert dist.is_initialized(), "a group that was there before is not this context's to end"
@@ -109,12 +109,12 @@ def test_torchrun_trains_and_writes_over_no_run(tiny_weights, tmp_path, count):
 
 
 def test_alone_there_is_nothing_to_agree_on():
-    with process_group(torch.device("cpu")) as (group, device):
-        assert (group, device) == (ALONE, torch.device("cpu"))
-    assert group.is_first
-    assert group.largest([1.5, 2.0], torch.device("cpu")) == [1.5, 2.0]
-    assert group.gather("a") == ["a"]
+    with process_group(torch.device("cpu")) as (processes, device):
+        assert (processes, device) == (ALONE, torch.device("cpu"))
+    assert processes.is_first
+    assert processes.largest([1.5, 2.0], torch.device("cpu")) == [1.5, 2.0]
+    assert processes.gather("a") == ["a"]
     tensor = torch.ones(2)
-    assert group.mean(tensor) is not tensor and torch.equal(group.mean(tensor), tensor)
+    assert processes.mean(tensor) is not tensor and torch.equal(processes.mean(tensor), tensor)
     with pytest.raises(ZeroDivisionError):
-        group.on_first(lambda: 1 / 0)
+        processes.on_first(lambda: 1 / 0)

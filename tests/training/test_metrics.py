@@ -54,10 +54,10 @@ def test_the_bar_shows_loss_rate_memory_and_time_left(tmp_path, monkeypatch):
     progress = RunProgress(0, total=4, step=2, seconds=60.0)
     line = {"loss": 1.25, "learning_rate": 3e-4, "memory_mb": 512.0}
     with RunLog(tmp_path, progress, shows=True, writes=True) as log:
-        log.update(line)
+        log.add_step(line)
         log._bar.refresh()
         log.advance()
-        log.evaluation({"ap": 0.5})
+        log.add_evaluation({"ap": 0.5})
     for part in ("2/4", "01:00 left", "loss 1.250", "rate 3.0e-04", "512 MB"):
         assert part in screen.getvalue()
     assert read_lines(tmp_path / "metrics.jsonl") == [{"step": 2, "seconds": 60.0, **line}]
@@ -66,6 +66,6 @@ def test_the_bar_shows_loss_rate_memory_and_time_left(tmp_path, monkeypatch):
 
 def test_a_process_that_does_not_write_leaves_no_file(tmp_path):
     with RunLog(tmp_path, RunProgress(0, total=4), shows=False, writes=False) as log:
-        log.update({"loss": 1.0, "learning_rate": 0.0, "memory_mb": None})
-        log.evaluation({})
+        log.add_step({"loss": 1.0, "learning_rate": 0.0, "memory_mb": None})
+        log.add_evaluation({})
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ import pytest
 
 from ddetr_lab.recipe import Recipe
 from ddetr_lab.training.progress import RunProgress
-from ddetr_lab.training.resume import differences, resumed_progress
+from ddetr_lab.training.resume import changed_settings, resumed_progress
 from ddetr_lab.training.state import RunState
 from tests.training.conftest import changed
 
@@ -42,7 +42,7 @@ def test_another_recipe_is_refused_with_what_differs():
         ValueError, match=r"\[model\] frozen: \(\) then.*\[optimization\] learning_rate: 0.0004 then, 0.001 now"
     ):
         resumed_progress(stored(), other)
-    assert differences(RECIPE, RECIPE) == []
+    assert changed_settings(RECIPE, RECIPE) == []
 
 
 @pytest.mark.parametrize(("name", "value"), [("steps", 200), ("minutes", 5.0)])
