@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ddetr_lab.argument_types import probability
 from ddetr_lab.benchmark import command as benchmark_command
 from ddetr_lab.classroom import command as classroom_command
 from ddetr_lab.data import command as data_command
@@ -45,63 +46,27 @@ def _parser() -> argparse.ArgumentParser:
     detect.add_argument("picture", metavar="PICTURE", help="any file that Pillow reads")
     detect.add_argument("--out", metavar="PNG", type=Path, help="write the picture with its detections here")
     detect.add_argument("--json", action="store_true", help="print a JSON list of label, score and box in pixels")
-    detect.add_argument("--threshold", type=_probability, default=0.5, help="show scores above this (default 0.5)")
+    detect.add_argument("--threshold", type=probability, default=0.5, help="show scores above this (default 0.5)")
     detect.add_argument("--weights", default="digits", metavar="DIR", help="shipped name, folder or hub name")
 
     train = commands.add_parser("train", help="train a recipe or on a folder of pictures, save the weights, score them")
-    training_command.add_train_arguments(train, _positive_int, _positive_float, _seed)
+    training_command.add_train_arguments(train)
 
     evaluate = commands.add_parser("evaluate", help="score weights by COCO's average precision")
     training_command.add_evaluate_arguments(evaluate)
 
     validate = commands.add_parser("validate", help="look over a COCO data set before training on it")
-    data_command.add_validate_arguments(validate, _positive_int)
+    data_command.add_validate_arguments(validate)
 
     diagnose = commands.add_parser("diagnose", help="does it learn at all? eight pictures by heart; faults, planted")
-    diagnosis_command.add_diagnose_arguments(diagnose, _positive_int)
+    diagnosis_command.add_diagnose_arguments(diagnose)
 
     benchmark = commands.add_parser("benchmark", help="time this package beside its peers, alternately, in one run")
-    benchmark_command.add_arguments(benchmark, _positive_int, _positive_float)
+    benchmark_command.add_arguments(benchmark)
 
     classroom = commands.add_parser("classroom", help="for teachers: write a class set, grade what comes back")
-    classroom_command.add_arguments(classroom, _positive_int)
+    classroom_command.add_arguments(classroom)
     return parser
-
-
-def _number(text: str, kind: type[float] | type[int]) -> Any:
-    try:
-        return kind(text)
-    except ValueError as error:
-        expected = "a whole number" if kind is int else "a number"
-        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}") from error
-
-
-def _probability(text: str) -> float:
-    value: float = _number(text, float)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
-
-
-def _positive_float(text: str) -> float:
-    value: float = _number(text, float)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def _positive_int(text: str) -> int:
-    value: int = _number(text, int)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
-
-
-def _seed(text: str) -> int:
-    value: int = _number(text, int)
-    if not 0 <= value < 2**63:
-        raise argparse.ArgumentTypeError(f"{text}, expected 0 to 2^63 - 1")
-    return value
 
 
 def _device(name: str | None) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ddetr_lab.argument_types import positive_int
 from ddetr_lab.benchmark import fine_tuning_command, learning_command
 from ddetr_lab.files import check_writable
 
@@ -44,14 +45,11 @@ DESCRIPTION = (
 )
 
 
-def add_arguments(
-    parser: argparse.ArgumentParser, positive_int: Callable[[str], int], positive_float: Callable[[str], float]
-) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser the benchmarks as subcommands.
 
     Args:
         parser: of ``ddetr-lab benchmark``.
-        positive_int: the command line's type for counts; ``positive_float`` likewise.
     """
     parser.description = DESCRIPTION
     kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="WHAT")
@@ -80,9 +78,9 @@ def add_arguments(
         if name == "op":
             one.add_argument("--dtype", choices=DTYPES, default="float32", help="of the values (default float32)")
     learning = kinds.add_parser(learning_command.NAME, help=learning_command.HELP)
-    learning_command.add_learning_arguments(learning, positive_int, positive_float)
+    learning_command.add_learning_arguments(learning)
     tuning = kinds.add_parser(fine_tuning_command.NAME, help=fine_tuning_command.HELP)
-    fine_tuning_command.add_fine_tuning_arguments(tuning, positive_int, positive_float)
+    fine_tuning_command.add_fine_tuning_arguments(tuning)
     page = kinds.add_parser("page", help="turn JSON files into the book's page")
     page.add_argument("reports", nargs="+", type=Path, metavar="FILE", help="what --json wrote")
     page.add_argument("--out", type=Path, metavar="MD", help="write the page here instead of printing it")

@@ -10,6 +10,8 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ddetr_lab.argument_types import positive_float, positive_int, valid_seed
+
 __all__ = ["NAME", "add_fine_tuning_arguments", "run_fine_tuning"]
 
 NAME = "fine-tuning"
@@ -29,21 +31,18 @@ TRIALS = (
 MINUTES, POINTS = 5.0, 5
 
 
-def add_fine_tuning_arguments(
-    parser: argparse.ArgumentParser, positive_int: Callable[[str], int], positive_float: Callable[[str], float]
-) -> None:
+def add_fine_tuning_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser the arguments of ``ddetr-lab benchmark fine-tuning``.
 
     Args:
         parser: of the subcommand.
-        positive_int: the command line's type for counts; ``positive_float`` likewise.
     """
     parser.description = (
         "Train variants of recipe trees for the same time, score them on the held-out strip and on two other sites. "
         "With --json every run is added to the file as it ends, and runs that are there already are not made again."
     )
     parser.add_argument("--trials", nargs="+", choices=TRIALS, default=list(TRIALS), help="which (default: all)")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="a run each (default 0)")
+    parser.add_argument("--seeds", nargs="+", type=valid_seed, default=[0], metavar="N", help="a run each (default 0)")
     parser.add_argument(
         "--minutes", type=positive_float, metavar="N", help=f"of training each (default {MINUTES:g}, without --steps)"
     )

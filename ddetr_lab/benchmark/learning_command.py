@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ddetr_lab.argument_types import positive_float, positive_int, valid_seed
+
 if TYPE_CHECKING:
     from ddetr_lab.benchmark.learning import LearningPlan
     from ddetr_lab.benchmark.learning_report import LearningReport
@@ -38,14 +40,11 @@ DEFAULT = ("deformable", "dense", "transformers", "transformers+activations", "t
 RECIPE, STEPS, POINTS = "digits_adamw", 1000, 5
 
 
-def add_learning_arguments(
-    parser: argparse.ArgumentParser, positive_int: Callable[[str], int], positive_float: Callable[[str], float]
-) -> None:
+def add_learning_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser the arguments of ``ddetr-lab benchmark learning``.
 
     Args:
         parser: of the subcommand.
-        positive_int: the command line's type for counts; ``positive_float`` likewise.
     """
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = DESCRIPTION, CONTESTANTS
@@ -56,7 +55,7 @@ def add_learning_arguments(
         metavar="NAME",
         help=f"who takes part (default {' '.join(DEFAULT)}, the peer if it is installed)",
     )
-    parser.add_argument("--seeds", nargs="+", type=_seed, default=[0], metavar="N", help="a run each (default 0)")
+    parser.add_argument("--seeds", nargs="+", type=valid_seed, default=[0], metavar="N", help="a run each (default 0)")
     parser.add_argument("--recipe", default=RECIPE, help=f"data, optimiser and batch (default {RECIPE})")
     parser.add_argument(
         "--steps", type=positive_int, default=STEPS, metavar="N", help=f"updates of the weights (default {STEPS})"
@@ -69,13 +68,6 @@ def add_learning_arguments(
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the runs in this file")
     parser.add_argument("--again", action="store_true", help="make runs again that are in the file")
     parser.add_argument("--figure", type=Path, metavar="PNG", help="draw the curves of all runs of the file here")
-
-
-def _seed(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
 
 
 def run_learning(

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ddetr_lab.argument_types import positive_int
 from ddetr_lab.files import check_writable
 
 if TYPE_CHECKING:
@@ -27,12 +28,11 @@ OPEN = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser, positive_int: Callable[[str], int]) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser the subcommands.
 
     Args:
         parser: of ``ddetr-lab classroom``.
-        positive_int: the command line's type for counts.
     """
     book = argparse.ArgumentParser(add_help=False)
     book.add_argument("--book", type=Path, metavar="DIR", help="notebooks with solutions (default: the repository's)")

@@ -10,13 +10,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from ddetr_lab.argument_types import positive_int
 from ddetr_lab.files import check_writable
 
 __all__ = ["add_validate_arguments", "run_validate"]
 
 
-def add_validate_arguments(parser: argparse.ArgumentParser, positive_int: Callable[[str], int]) -> None:
-    """Give a parser the arguments of ``validate``; ``positive_int`` is the command line's type for counts."""
+def add_validate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the arguments of ``validate``."""
     parser.description = (
         "Check a COCO data set before training on it: the file, its boxes, and every picture, which is decoded. "
         "Each finding has the picture's id and a remedy. Exit code 1 if there are errors, 0 otherwise."

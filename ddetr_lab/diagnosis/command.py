@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ddetr_lab.argument_types import positive_int
 from ddetr_lab.files import check_writable
 
 if TYPE_CHECKING:
@@ -29,12 +30,11 @@ SHOWN = 1  # which picture's detections a record keeps: one with several digits
 RUN_FILES = {"metrics": "metrics.jsonl", "evaluations": "evaluations.jsonl"}
 
 
-def add_diagnose_arguments(parser: argparse.ArgumentParser, positive_int: Callable[[str], int]) -> None:
+def add_diagnose_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser the kinds of diagnosis as subcommands.
 
     Args:
         parser: of ``ddetr-lab diagnose``.
-        positive_int: the command line's type for counts.
     """
     kinds = parser.add_subparsers(dest="diagnosis", required=True, metavar="WHAT")
     overfit = kinds.add_parser("overfit", help="learn eight pictures by heart: a detector that cannot has a fault")

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ddetr_lab.argument_types import positive_float, positive_int, valid_seed
 from ddetr_lab.files import check_writable
 
 if TYPE_CHECKING:
@@ -23,17 +24,11 @@ __all__ = ["add_evaluate_arguments", "add_train_arguments", "choose_recipe", "ev
 FOLDER_RECIPE = "classroom"  # what a folder of pictures without a recipe of its own is trained by
 
 
-def add_train_arguments(
-    parser: argparse.ArgumentParser,
-    positive_int: Callable[[str], int],
-    positive_float: Callable[[str], float],
-    seed: Callable[[str], int],
-) -> None:
+def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser the arguments of ``ddetr-lab train``.
 
     Args:
         parser: of the subcommand.
-        positive_int: the command line's type for counts; ``positive_float`` and ``seed`` likewise.
     """
     parser.add_argument(
         "recipe",
@@ -47,7 +42,7 @@ def add_train_arguments(
         help="stop after N minutes of training; evaluation is not counted",
     )
     parser.add_argument("--steps", type=positive_int, metavar="N", help="run N steps instead of the recipe's")
-    parser.add_argument("--seed", type=seed, metavar="N", help="of weights, order and scenes (default 0)")
+    parser.add_argument("--seed", type=valid_seed, metavar="N", help="of weights, order and scenes (default 0)")
     parser.add_argument(
         "--weights", metavar="DIR", help="start from these weights: a shipped name, a folder, a hub name"
     )

@@ -13,7 +13,7 @@ from tests.benchmark.test_fine_tuning import made
 
 def parsed(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    fine_tuning_command.add_fine_tuning_arguments(parser, int, float)
+    fine_tuning_command.add_fine_tuning_arguments(parser)
     return parser.parse_args(words)
 
 
