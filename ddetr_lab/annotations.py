@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ddetr_lab.batch import Choice, warn_once
+from ddetr_lab.advice import warn_once
+from ddetr_lab.choices import Choice
 from ddetr_lab.image_inputs import ChannelDimension
 from ddetr_lab.image_transforms import resize
 
@@ -29,6 +30,7 @@ __all__ = [
     "normalize_annotation",
     "prepare_coco_detection_annotation",
     "prepare_coco_panoptic_annotation",
+    "read_annotations",
     "resize_annotation",
 ]
 
@@ -67,6 +69,25 @@ def check_annotations(annotations: Sequence[Any], format: AnnotionFormat) -> Non
                 f"annotations[{i}][{objects_key!r}] is not a list of dicts: expected one dict an object, "
                 "an empty list for a picture without objects"
             )
+
+
+def read_annotations(
+    annotations: Any, pictures: int, format: AnnotionFormat, masks_path: str | os.PathLike[str] | None
+) -> Sequence[Mapping[str, Any]] | None:
+    """Return the annotations as a list of one dict a picture, or raise ValueError."""
+    if annotations is None:
+        return None
+    if isinstance(annotations, Mapping):
+        annotations = [annotations]
+    if not isinstance(annotations, (list, tuple)) or len(annotations) != pictures:
+        what = f"{len(annotations)} of them" if hasattr(annotations, "__len__") else type(annotations).__name__
+        raise ValueError(f"annotations: expected a list of {pictures} dicts, one a picture, but got {what}")
+    check_annotations(annotations, format)
+    if format is AnnotionFormat.COCO_PANOPTIC and not isinstance(masks_path, (str, os.PathLike, type(None))):
+        raise ValueError(
+            f"masks_path has type {type(masks_path).__name__}: expected the folder of the panoptic PNG files"
+        )
+    return annotations
 
 
 def _column(objects: Mapping[int, Mapping[str, Any]], key: str, list_name: str) -> list[Any]:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddetr_lab.config import DeformableDetrConfig
+from ddetr_lab.config import DeformableDetrConfig, ResNetConfig
 from ddetr_lab.frozen_norm import FrozenBatchNorm2d, find_pairs, folded, freeze_batch_norms
 from ddetr_lab.position_encoding import build_position_embedding
 from ddetr_lab.resnet import ResNetBackbone
@@ -59,21 +59,13 @@ class Backbone(nn.Module):
         if config.use_timm_backbone:
             self.model = _timm_features(config)
             self.channels: list[int] = list(self.model.feature_info.channels())  # type: ignore[union-attr, operator]
-            kind = config.backbone
         else:
-            settings = {} if config.backbone_config is None else config.backbone_config.to_dict()
-            kind = settings.get("model_type", "resnet")
-            if kind != "resnet":
-                raise ValueError(
-                    f"backbone_config has model_type {kind!r}; only 'resnet' is built in. Any other network comes "
-                    "through timm: use_timm_backbone=True and backbone='its timm name'"
-                )
-            self.model = ResNetBackbone(settings)
+            self.model = ResNetBackbone(config.backbone_config or ResNetConfig())
             self.channels = self.model.channels
         with torch.no_grad():
             freeze_batch_norms(self.model)
         self._pairs = find_pairs(self.model)
-        if "resnet" in kind:
+        if not config.use_timm_backbone or "resnet" in config.backbone:
             for name, parameter in self.model.named_parameters():
                 if not _TRAINED_STAGES.search(name):
                     parameter.requires_grad_(False)

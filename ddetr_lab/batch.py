@@ -1,33 +1,19 @@
 """What a processor returns: a dict with attribute access that turns into tensors and moves between devices.
 
-Two small things that the other picture files share live here too: :class:`Choice`, an enum of strings whose
-error lists the choices, and :func:`warn_once`, a log line that a loop over a data set does not repeat.
-
 Built in chapter 2.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
-from enum import Enum
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 
-__all__ = ["BatchFeature", "Choice", "TensorType", "warn_once"]
+from ddetr_lab.choices import Choice
 
-
-class Choice(str, Enum):
-    """An enum of strings: members compare equal to their value, and an unknown value is named in the error."""
-
-    @classmethod
-    def _missing_(cls, value: object) -> Choice:
-        if isinstance(value, Enum):  # the same choice, spelt with another library's enum
-            return cls(value.value)
-        raise ValueError(f"{value!r} is no {cls.__name__}: choose one of {[member.value for member in cls]}")
+__all__ = ["BatchFeature", "TensorType"]
 
 
 class TensorType(Choice):
@@ -35,16 +21,6 @@ class TensorType(Choice):
 
     PYTORCH = "pt"
     NUMPY = "np"
-
-
-@lru_cache(maxsize=256)
-def warn_once(logger_name: str, message: str) -> None:
-    """Log ``message`` as a warning the first time that it is asked for, and never again in this process.
-
-    A log line and not :mod:`warnings`: pictures are processed in loader workers, a thousand times an epoch, and
-    a run with ``-W error`` must not die of advice.
-    """
-    logging.getLogger(logger_name).warning(message)
 
 
 def _as_array(value: Any) -> np.ndarray:

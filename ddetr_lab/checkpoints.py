@@ -10,7 +10,6 @@ import os
 import re
 import warnings
 from collections.abc import Mapping
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from ddetr_lab.authors_checkpoint import read_authors_checkpoint
 from ddetr_lab.checkpoint_files import WEIGHT_FILES, contiguous_copy, read_weights, write_pickle, write_safetensors
+from ddetr_lab.checkpoint_memory import check_memory
 from ddetr_lab.config import DeformableDetrConfig
 from ddetr_lab.files import HubOptions, refuse_push, shipped, shipped_names, write_together
 from ddetr_lab.loading_report import LoadingReport, fit_state, tied_names
@@ -27,9 +27,6 @@ __all__ = ["LoadingReport", "PretrainedMixin", "from_pretrained", "save_pretrain
 
 # What larger models' files are cut into; an earlier save may have left some.
 _PART = re.compile(r"(model-\d{5}-of-\d{5}\.safetensors|pytorch_model-\d{5}-of-\d{5}\.bin)")
-
-# A model may be four times as large as the file that it is loaded from, and always as large as this; both in bytes.
-_TIMES_THE_FILE, _ALWAYS_FINE = 4, 4 * 2**30
 
 # Keywords of the reference that say how weights get into memory or into a file, and whether code may be run, which is
 # never the case here.
@@ -135,7 +132,7 @@ class PretrainedMixin(nn.Module):
         """
         guessed, state = read_authors_checkpoint(path)
         config = _with_overrides(guessed if config is None else config, config_overrides)
-        _check_memory(config, state, str(path))
+        check_memory(config, state, str(path))
         model = _build(cls, config)
         model.loading_report = fit_state(
             model,
@@ -285,7 +282,7 @@ def from_pretrained(
     state = state_dict
     if state is None:
         state = read_weights(source, use_safetensors, **hub_options)
-    _check_memory(built, state, source)
+    check_memory(built, state, source)
     model = _build(cls, built)
     dtype = _model_dtype(torch_dtype, built, state)
     if dtype is not None:
@@ -322,49 +319,6 @@ def _refuse_options(options: Mapping[str, Any], method: str) -> None:
         raise TypeError(f"{', '.join(unknown)}: no option of {method}")
     if asked := [name for name, value in options.items() if name in _OFF and value not in (None, False)]:
         raise TypeError(f"{', '.join(asked)}: an option of the reference that {method} has no use for: leave it out")
-
-
-def _check_memory(config: DeformableDetrConfig, state: dict[str, Tensor], source: str) -> None:
-    """Refuse a configuration whose tables dwarf the file, before they are allocated.
-
-    Raises:
-        ValueError: names the fields that ask for the most, and how much that is.
-    """
-    held = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
-    fields, asked = max(_table_bytes(config).items(), key=lambda part: part[1])
-    if asked > max(_ALWAYS_FINE, _TIMES_THE_FILE * held):
-        values = ", ".join(f"{field} = {attrgetter(field)(config)}" for field in fields)
-        raise ValueError(
-            f"the configuration asks for {asked // 10**9} GB of weights by {values}, but the weights of {source} have "
-            f"{held / 1e9:.2g} GB: one of these numbers is wrong, take the config.json that was saved with the weights"
-        )
-
-
-def _table_bytes(config: DeformableDetrConfig) -> dict[tuple[str, ...], int]:
-    """Return about how many bytes the largest tables take in float32, by the fields that decide it."""
-    width, levels = config.d_model, config.num_feature_levels
-    class_heads = config.decoder_layers if config.with_box_refine else 1
-    numbers: dict[tuple[str, ...], int] = {
-        ("num_queries", "d_model"): 0 if config.two_stage else config.num_queries * 2 * width,
-        ("num_labels", "d_model"): config.num_labels * width * class_heads,
-        ("num_feature_levels", "d_model"): max(levels - 3, 0) * 9 * width**2,
-    }
-    for part, squares in (("encoder", 2), ("decoder", 6)):
-        names = [f"{part}_{name}" for name in ("layers", "ffn_dim", "attention_heads", "n_points")]
-        layers, inner, heads, points = (getattr(config, name) for name in names)
-        numbers[names[0], "d_model", names[1]] = layers * (squares * width**2 + 2 * width * inner)
-        # Two offsets and one weight a sampling point.
-        samples = 3 * heads * levels * points
-        numbers[names[0], "d_model", "num_feature_levels", names[2], names[3]] = layers * width * samples
-    if config.backbone_config is None:
-        numbers["num_channels",] = config.num_channels * 16 * 9  # of a narrow stem
-    else:
-        stages = config.backbone_config
-        squares = sum(depth * size**2 for size, depth in zip(stages.hidden_sizes, stages.depths, strict=True))
-        numbers["backbone_config.hidden_sizes", "backbone_config.depths"] = squares
-        stem = stages.num_channels * stages.embedding_size * 49
-        numbers["backbone_config.num_channels", "backbone_config.embedding_size"] = stem
-    return {fields: 4 * number for fields, number in numbers.items()}
 
 
 def _build(cls: type[_Model], config: DeformableDetrConfig) -> _Model:

@@ -58,7 +58,15 @@ def evaluate(
     Built in chapter 15.
     """
     detections = detect_dataset(
-        model, processor, dataset, batch_size, device, score_threshold, top_k, progress, over_ranks
+        model,
+        processor,
+        dataset,
+        batch_size=batch_size,
+        device=device,
+        score_threshold=score_threshold,
+        top_k=top_k,
+        progress=progress,
+        over_ranks=over_ranks,
     )
     return score_dataset(dataset, detections, top_k)
 

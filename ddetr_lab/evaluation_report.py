@@ -154,33 +154,11 @@ def _of_picture(image_id: int, position: int, annotations: list[Any], found: lis
     ranked = sorted(found, key=lambda entry: -entry["score"])
     overlaps = _overlaps(ranked, truth)  # (detections, objects)
     same = _classes(ranked)[:, None] == _classes(truth)[None, :]
-    kinds: list[str] = [""] * len(ranked)
-    partners: list[int | None] = [None] * len(ranked)
-    missed = ["unseen"] * len(truth)
-
-    for kind, allowed in (("matched", same), ("confused", ~same)):
-        for row in range(len(ranked)):
-            free = np.array([state == "unseen" for state in missed], dtype=bool)
-            candidates = np.where(allowed[row] & free, overlaps[row], 0.0)
-            if not kinds[row] and candidates.size and candidates.max() >= overlap:
-                kinds[row], partners[row] = kind, int(candidates.argmax())
-                missed[int(candidates.argmax())] = kind
-    for row, detection in enumerate(ranked):
-        if kinds[row]:
-            continue
-        near = np.where(same[row], overlaps[row], 0.0)
-        if overlaps[row].size and overlaps[row].max() >= overlap:
-            kinds[row], partners[row] = "duplicate", int(overlaps[row].argmax())
-        elif near.size and near.max() >= LOOSE_OVERLAP:
-            kinds[row], partners[row] = "poorly localised", int(near.argmax())
-            if missed[int(near.argmax())] == "unseen":
-                missed[int(near.argmax())] = "poorly localised"
-        else:
-            kinds[row] = "in a crowd" if _lies_in(detection, crowds, overlap) else "false positive"
+    kinds, partners, fates = _kinds(overlaps, same, overlap)
     return ImageReport(
         image_id,
         position,
-        tuple(ObjectReport(entry["category_id"], _box(entry), kind) for entry, kind in zip(truth, missed, strict=True)),
+        tuple(ObjectReport(entry["category_id"], _box(entry), kind) for entry, kind in zip(truth, fates, strict=True)),
         tuple(
             DetectionReport(
                 entry["category_id"],
@@ -191,9 +169,47 @@ def _of_picture(image_id: int, position: int, annotations: list[Any], found: lis
                 partner,
             )
             for row, (entry, kind, partner) in enumerate(zip(ranked, kinds, partners, strict=True))
-            if kind != "in a crowd"
+            if kind != "false positive" or not _lies_in(entry, crowds, overlap)
         ),
     )
+
+
+def _kinds(
+    overlaps: NDArray[np.float64], same: NDArray[np.bool_], overlap: float
+) -> tuple[list[str], list[int | None], list[str]]:
+    """Sort a picture's detections, best first, and its objects.
+
+    Args:
+        overlaps: (detections, objects) IoU.
+        same: (detections, objects), whether their classes are the same.
+        overlap: the IoU from which on a detection is in place.
+
+    Returns:
+        The kind of each detection, the object that decided it or None, and the kind of each object.
+    """
+    kinds: list[str] = [""] * len(overlaps)
+    partners: list[int | None] = [None] * len(overlaps)
+    fates = ["unseen"] * overlaps.shape[1]
+    for kind, allowed in (("matched", same), ("confused", ~same)):
+        for row in range(len(overlaps)):
+            free = np.array([fate == "unseen" for fate in fates], dtype=bool)
+            candidates = np.where(allowed[row] & free, overlaps[row], 0.0)
+            if not kinds[row] and candidates.size and candidates.max() >= overlap:
+                kinds[row], partners[row] = kind, int(candidates.argmax())
+                fates[int(candidates.argmax())] = kind
+    for row in range(len(overlaps)):
+        if kinds[row]:
+            continue
+        near = np.where(same[row], overlaps[row], 0.0)
+        if overlaps[row].size and overlaps[row].max() >= overlap:
+            kinds[row], partners[row] = "duplicate", int(overlaps[row].argmax())
+        elif near.size and near.max() >= LOOSE_OVERLAP:
+            kinds[row], partners[row] = "poorly localised", int(near.argmax())
+            if fates[int(near.argmax())] == "unseen":
+                fates[int(near.argmax())] = "poorly localised"
+        else:
+            kinds[row] = "false positive"
+    return kinds, partners, fates
 
 
 def _box(entry: Mapping[str, Any]) -> tuple[float, float, float, float]:
@@ -285,8 +301,9 @@ def confusion_of(reports: Iterable[ImageReport], ground_truth: Mapping[str, Any]
     counts = np.zeros((nothing + 1, nothing + 1), dtype=np.int64)
     for report in reports:
         for entry in report.detections:
-            on_object = entry.partner is not None and entry.kind in ("matched", "confused")
-            row = place[report.objects[entry.partner or 0].category_id] if on_object else nothing
+            row = nothing
+            if entry.partner is not None and entry.kind in ("matched", "confused"):
+                row = place[report.objects[entry.partner].category_id]
             counts[row, place[entry.category_id]] += 1
         for thing in report.objects:
             if thing.kind not in ("matched", "confused"):

@@ -127,7 +127,7 @@ def evaluate_detections(
     image_ids = {entry["id"] for entry in images}
     category_ids = [entry["id"] for entry in categories]
     results = [
-        _checked(detection, number, image_ids, set(category_ids)) for number, detection in enumerate(found, start=1)
+        _scorable(detection, number, image_ids, set(category_ids)) for number, detection in enumerate(found, start=1)
     ]
     truth = [_complete(entry, number) for number, entry in enumerate(ground_truth["annotations"], start=1)]
     objects = sum(not entry["iscrowd"] for entry in truth)
@@ -198,7 +198,7 @@ def _none_for_nan(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _checked(detection: Mapping[str, Any], number: int, images: set[int], categories: set[int]) -> dict[str, Any]:
+def _scorable(detection: Mapping[str, Any], number: int, images: set[int], categories: set[int]) -> dict[str, Any]:
     """Return a copy that pycocotools can work on, or say what is wrong with the detection."""
     where = f"detections[{number - 1}]"
     try:

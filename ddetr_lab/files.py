@@ -278,8 +278,12 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
                 # A child, such as a loader's worker, must not hold on to it when this process is killed.
                 os.register_at_fork(after_in_child=handle.close)
                 fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            if path.exists() and os.path.samestat(os.fstat(handle.fileno()), path.stat()):
-                break  # else whoever held it has removed the file in the meantime
+            try:
+                there = path.stat()
+            except FileNotFoundError:
+                continue  # whoever held it has removed the file in the meantime
+            if os.path.samestat(os.fstat(handle.fileno()), there):
+                break  # else another has made it anew
         yield
 
 

@@ -62,14 +62,13 @@ def build_heads(config: DeformableDetrConfig) -> tuple[nn.ModuleList, nn.ModuleL
         The class heads and the box heads.
     """
     count = config.decoder_layers + (1 if config.two_stage else 0)
+    size_logit = 0.0 if config.two_stage else INITIAL_SIZE_LOGIT
     if not config.with_box_refine:
-        size_logit = 0.0 if config.two_stage else INITIAL_SIZE_LOGIT
         classes, boxes = class_head(config.d_model, config.num_labels), BoxHead(config.d_model, size_logit)
         return nn.ModuleList([classes] * count), nn.ModuleList([boxes] * count)
-    first_logit = 0.0 if config.two_stage else INITIAL_SIZE_LOGIT
     return (
         nn.ModuleList(class_head(config.d_model, config.num_labels) for _ in range(count)),
-        nn.ModuleList(BoxHead(config.d_model, first_logit if index == 0 else 0.0) for index in range(count)),
+        nn.ModuleList(BoxHead(config.d_model, size_logit if index == 0 else 0.0) for index in range(count)),
     )
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ddetr_lab.batch import Choice
+from ddetr_lab.choices import Choice
 
 __all__ = [
     "ChannelDimension",

@@ -3,7 +3,8 @@
 This file only puts the steps in order. Each step is explained where it lives: :mod:`ddetr_lab.image_inputs` (what a
 picture is), :mod:`ddetr_lab.resampling` and :mod:`ddetr_lab.image_transforms` (resize, rescale, normalise),
 :mod:`ddetr_lab.padding` (the batch), :mod:`ddetr_lab.annotations` (targets), :mod:`ddetr_lab.post_processing`
-(detections), :mod:`ddetr_lab.processor_config` (files), :mod:`ddetr_lab.processor_legacy` (old method names).
+(detections), :mod:`ddetr_lab.processor_options` (what a call asks for), :mod:`ddetr_lab.processor_config` (files),
+:mod:`ddetr_lab.processor_legacy` (old method names).
 
 Built in chapters 2 and 15.
 """
@@ -13,22 +14,23 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from PIL import Image
 
 from ddetr_lab import image_transforms as transforms
+from ddetr_lab.advice import warn_once
 from ddetr_lab.annotations import (
     AnnotionFormat,
-    check_annotations,
     normalize_annotation,
     prepare_coco_detection_annotation,
     prepare_coco_panoptic_annotation,
+    read_annotations,
     resize_annotation,
 )
-from ddetr_lab.batch import BatchFeature, TensorType, warn_once
+from ddetr_lab.batch import BatchFeature, TensorType
 from ddetr_lab.image_inputs import (
     ChannelDimension,
     Picture,
@@ -43,9 +45,9 @@ from ddetr_lab.image_inputs import (
 )
 from ddetr_lab.padding import empty_batch, pad_batch, pad_target
 from ddetr_lab.post_processing import post_process_object_detection
-from ddetr_lab.processor_config import ProcessorConfigMixin, check_switches
+from ddetr_lab.processor_config import ProcessorConfigMixin
 from ddetr_lab.processor_legacy import LegacyMethods
-from ddetr_lab.resampling import resize_and_colour
+from ddetr_lab.processor_options import CallOptions, call_options
 
 __all__ = ["AnnotionFormat", "ChannelDimension", "DeformableDetrFeatureExtractor", "DeformableDetrImageProcessor"]
 
@@ -163,44 +165,28 @@ class DeformableDetrImageProcessor(ProcessorConfigMixin, LegacyMethods):
 
         Source: the reference's method of this name. Built in chapter 2.
         """
-        if "pad_and_return_pixel_mask" in kwargs:
-            do_pad = kwargs.pop("pad_and_return_pixel_mask")
-            warn_once(__name__, "pad_and_return_pixel_mask is deprecated: pass do_pad")
-        if "max_size" in kwargs:
-            size = kwargs.pop("max_size")
-            warn_once(__name__, "max_size is deprecated: pass size={'shortest_edge': ..., 'longest_edge': ...}")
-        pad_size = _chosen(kwargs.pop("pad_size", None), getattr(self, "pad_size", None))
-        if kwargs:
-            warn_once(__name__, f"preprocess() ignores {sorted(kwargs)}: it knows no such argument")
-        check_switches(do_resize=do_resize, do_rescale=do_rescale, do_normalize=do_normalize, do_pad=do_pad)
-        size = transforms.size_dict(_chosen(size, self.size))
-        resample = _chosen(resample, self.resample)
-        factor = _chosen(rescale_factor, self.rescale_factor) if _chosen(do_rescale, self.do_rescale) else None
-        mean = std = None
-        if _chosen(do_normalize, self.do_normalize):
-            mean, std = _chosen(image_mean, self.image_mean), _chosen(image_std, self.image_std)
-        format = AnnotionFormat(_chosen(format, self.format))
-
-        channels = max((len(value) for value in (mean, std) if isinstance(value, (Sequence, np.ndarray))), default=None)
-        pictures, layout = read_pictures(images, input_data_format, channels)
-        targets = _checked(annotations, len(pictures), format, masks_path)
-        if factor is not None and looks_rescaled(pictures[0]):
+        options = call_options(
+            self,
+            kwargs,
+            do_resize=do_resize,
+            size=size,
+            resample=resample,
+            do_rescale=do_rescale,
+            rescale_factor=rescale_factor,
+            do_normalize=do_normalize,
+            image_mean=image_mean,
+            image_std=image_std,
+            do_pad=do_pad,
+            format=format,
+        )
+        pictures, layout = read_pictures(images, input_data_format, options.channels)
+        targets = read_annotations(annotations, len(pictures), options.format, masks_path)
+        if options.factor is not None and looks_rescaled(pictures[0]):
             warn_once(__name__, "pixels between 0 and 1 are being rescaled once more: pass do_rescale=False")
         output_layout = layout if data_format is None else ChannelDimension(data_format)
-        do_resize, do_pad = _chosen(do_resize, self.do_resize), _chosen(do_pad, self.do_pad)
         before = [image_size(picture, layout) for picture in pictures]
-        after = before.copy()
-        for i in range(len(pictures) if do_resize else 0):
-            with named_picture(i):
-                after[i] = transforms.output_size(*before[i], size)
-
-        # Where all is known of a batch but its pixels, each picture is written to its place and never copied. A
-        # subclass's own pad gets the pictures one by one, as it expects.
-        block, places = None, cast("list[np.ndarray | None]", [None] * len(pictures))
-        kinds = {number_of_channels(picture, layout) for picture in pictures}
-        coloured, own_pad = factor is not None or mean is not None, type(self).pad is DeformableDetrImageProcessor.pad
-        if do_resize and do_pad and coloured and own_pad and len(kinds) == 1:
-            block, places[:] = empty_batch(after, kinds.pop(), output_layout, pad_target(pad_size))
+        after = options.sizes_after(before)
+        block, places = self._room(pictures, layout, after, output_layout, options)
 
         arrays: list[np.ndarray] = []
         labels: list[BatchFeature] = []
@@ -208,26 +194,50 @@ class DeformableDetrImageProcessor(ProcessorConfigMixin, LegacyMethods):
             with named_picture(i):
                 if targets is not None:
                     target = self.prepare_annotation(
-                        picture, targets[i], format, return_segmentation_masks, masks_path, layout
+                        picture, targets[i], options.format, return_segmentation_masks, masks_path, layout
                     )
-                    target = self.resize_annotation(target, before[i], after[i]) if do_resize else target
-                    target = target if mean is None else self.normalize_annotation(target, after[i])
+                    target = target if options.size is None else self.resize_annotation(target, before[i], after[i])
+                    target = target if options.mean is None else self.normalize_annotation(target, after[i])
                     labels.append(BatchFeature(target, return_tensors))
-                steps = (factor, mean, std, output_layout)
-                if do_resize:
-                    arrays.append(resize_and_colour(picture, layout, after[i], resample, *steps, places[i]))
-                else:
-                    arrays.append(transforms.colour(picture, layout, *steps))
-
-        if block is not None:
-            batch = _features(*pad_batch(arrays, output_layout, block=block), return_tensors)
-        elif do_pad:
-            batch = self.pad(arrays, return_tensors=return_tensors, input_data_format=output_layout, pad_size=pad_size)
-        else:
-            batch = BatchFeature({"pixel_values": arrays}, return_tensors)
+                arrays.append(options.pixels(picture, layout, after[i], output_layout, places[i]))
+        batch = self._assembled(arrays, block, output_layout, options, return_tensors)
         if targets is not None:
             batch["labels"] = labels
         return batch
+
+    def _room(
+        self,
+        pictures: Sequence[Picture],
+        layout: ChannelDimension,
+        sizes: Sequence[tuple[int, int]],
+        output_layout: ChannelDimension,
+        options: CallOptions,
+    ) -> tuple[np.ndarray | None, Sequence[np.ndarray | None]]:
+        """Make a padded batch and return it with each picture's place in it, or None and no places.
+
+        Where all is known of a batch but its pixels, each picture is written to its place and never copied. A
+        subclass's own pad gets the pictures one by one, as it expects.
+        """
+        kinds = {number_of_channels(picture, layout) for picture in pictures}
+        own_pad = type(self).pad is DeformableDetrImageProcessor.pad
+        if options.size is not None and options.coloured and options.do_pad and own_pad and len(kinds) == 1:
+            return empty_batch(sizes, kinds.pop(), output_layout, pad_target(options.pad_size))
+        return None, [None] * len(pictures)
+
+    def _assembled(
+        self,
+        arrays: list[np.ndarray],
+        block: np.ndarray | None,
+        layout: ChannelDimension,
+        options: CallOptions,
+        return_tensors: str | TensorType | None,
+    ) -> BatchFeature:
+        """Pad the pictures, if asked for: those that are in their places in ``block``, or one by one."""
+        if block is not None:
+            return _features(*pad_batch(arrays, layout, block=block), return_tensors)
+        if options.do_pad:
+            return self.pad(arrays, return_tensors=return_tensors, input_data_format=layout, pad_size=options.pad_size)
+        return BatchFeature({"pixel_values": arrays}, return_tensors)
 
     def prepare_annotation(
         self,
@@ -379,22 +389,3 @@ def _features(padded: Any, mask: np.ndarray | None, return_tensors: str | Tensor
     if TensorType(return_tensors) is TensorType.PYTORCH:
         batch.update({key: torch.from_numpy(block) for key, block in batch.items() if isinstance(block, np.ndarray)})
     return batch.convert_to_tensors(return_tensors)
-
-
-def _checked(
-    annotations: Any, pictures: int, format: AnnotionFormat, masks_path: str | os.PathLike[str] | None
-) -> Sequence[Mapping[str, Any]] | None:
-    """Return the annotations as a list of one dict a picture, or raise ValueError."""
-    if annotations is None:
-        return None
-    if isinstance(annotations, Mapping):
-        annotations = [annotations]
-    if not isinstance(annotations, (list, tuple)) or len(annotations) != pictures:
-        what = f"{len(annotations)} of them" if hasattr(annotations, "__len__") else type(annotations).__name__
-        raise ValueError(f"annotations: expected a list of {pictures} dicts, one a picture, but got {what}")
-    check_annotations(annotations, format)
-    if format is AnnotionFormat.COCO_PANOPTIC and not isinstance(masks_path, (str, os.PathLike, type(None))):
-        raise ValueError(
-            f"masks_path has type {type(masks_path).__name__}: expected the folder of the panoptic PNG files"
-        )
-    return annotations

@@ -20,7 +20,7 @@ from ddetr_lab.image_inputs import (
     ChannelDimension,
     Picture,
     array_of,
-    infer_channel_dimension_format,
+    layout_of,
     number_of_channels,
     to_channel_dimension_format,
 )
@@ -205,7 +205,7 @@ def resize_to_8_bits(
     """Resize as :func:`resize` does, but leave fractions times 255; True says that they still are."""
     if isinstance(picture, Image.Image):
         return _resize_with_pillow(picture, size, resample, reducing_gap), False
-    layout = infer_channel_dimension_format(picture) if layout is None else ChannelDimension(layout)
+    layout = layout_of(picture, layout)
     pixels, stretched = eight_bits(picture, layout)
     return array_of(_resize_with_pillow(_to_pil(pixels, layout), size, resample, reducing_gap), layout), stretched
 
@@ -245,7 +245,7 @@ def normalize(
     Raises:
         ValueError: if ``mean`` or ``std`` has another length than there are channels.
     """
-    layout = infer_channel_dimension_format(array) if layout is None else ChannelDimension(layout)
+    layout = layout_of(array, layout)
     channels = number_of_channels(array, layout)
     if array.dtype.kind != "f":
         array = array.astype(np.float32)

@@ -21,7 +21,8 @@ from ddetr_lab.boxes import at_least_float32, cxcywh_to_xyxy
 __all__ = ["post_process", "post_process_object_detection"]
 
 
-def _checked(outputs: Any) -> tuple[Tensor, Tensor]:
+def _logits_and_boxes(outputs: Any) -> tuple[Tensor, Tensor]:
+    """Return logits (B, Q, K) and boxes (B, Q, 4), at least float32, or say why they cannot be ranked."""
     logits, boxes = outputs.logits, outputs.pred_boxes
     if logits.ndim != 3 or boxes.shape != (*logits.shape[:2], 4):
         raise ValueError(
@@ -76,7 +77,7 @@ def _scale(target_sizes: Any, pictures: int, device: torch.device) -> Tensor:
 
 def _best(outputs: Any, top_k: int, target_sizes: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Rank queries times labels: scores (B, k) falling, labels (B, k), boxes (B, k, 4) xyxy."""
-    logits, boxes = _checked(outputs)
+    logits, boxes = _logits_and_boxes(outputs)
     if top_k < 0:
         raise ValueError(f"top_k is {top_k}: expected how many detections to keep a picture, 0 or more")
     labels_in_all = logits.shape[2]

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ddetr_lab.advice import warn_once
 from ddetr_lab.annotations import (
     convert_coco_poly_to_mask,
     prepare_coco_detection_annotation,
     prepare_coco_panoptic_annotation,
 )
-from ddetr_lab.batch import warn_once
 from ddetr_lab.image_inputs import ChannelDimension, Picture, image_size
 from ddetr_lab.post_processing import post_process
 

@@ -10,24 +10,15 @@ Built in chapter 3.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddetr_lab.activations import activation_function
+from ddetr_lab.config_resnet import ResNetConfig
 
 __all__ = ["ResNetBackbone"]
 
-DEFAULTS: dict[str, Any] = {
-    "num_channels": 3,
-    "embedding_size": 64,
-    "hidden_sizes": [256, 512, 1024, 2048],
-    "depths": [3, 4, 6, 3],
-    "layer_type": "bottleneck",
-    "hidden_act": "relu",
-    "downsample_in_first_stage": False,
-}
 BOTTLENECK_REDUCTION = 4
 
 Activation = Callable[[Tensor], Tensor]
@@ -87,8 +78,6 @@ class Stage(nn.Module):
             "basic": [(3, out_channels), (3, out_channels)],
             "bottleneck": [(1, narrow), (3, narrow), (1, out_channels)],
         }
-        if layer_type not in plans:
-            raise ValueError(f"backbone_config layer_type = {layer_type!r}, expected one of {', '.join(plans)}")
         self.layers = nn.Sequential(
             *(
                 ResidualLayer(
@@ -127,51 +116,27 @@ class ResNetBackbone(nn.Module):
     """ResNet that returns the maps named by ``out_features`` ("stem", "stage1" ...), finest first.
 
     Args:
-        settings: the fields of a reference ResNet configuration as a dict; missing ones take their defaults, ResNet-50.
-            ``out_features`` or ``out_indices`` choose the maps, the last stage where neither is given.
+        config: its widths and depths, and which maps come out.
 
     Attributes:
         channels: the number of channels of each map that is returned.
-
-    Raises:
-        ValueError: if ``out_features`` names a stage that does not exist, or lengths disagree.
     """
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
-        chosen = DEFAULTS | {key: settings[key] for key in DEFAULTS if settings.get(key) is not None}
-        sizes, depths = list(chosen["hidden_sizes"]), list(chosen["depths"])
-        if len(sizes) != len(depths):
-            raise ValueError(
-                f"backbone_config has {len(sizes)} hidden_sizes and {len(depths)} depths: a stage needs one of each"
-            )
-        activation = activation_function(chosen["hidden_act"])
-        self.embedder = _Stem(chosen["num_channels"], chosen["embedding_size"], activation)
-        widths = [chosen["embedding_size"], *sizes]
-        strides = [2 if chosen["downsample_in_first_stage"] else 1] + [2] * (len(sizes) - 1)
+        activation = activation_function(config.hidden_act)
+        self.embedder = _Stem(config.num_channels, config.embedding_size, activation)
+        widths = [config.embedding_size, *config.hidden_sizes]
+        strides = [2 if config.downsample_in_first_stage else 1] + [2] * (len(config.depths) - 1)
         self.encoder = _Stages(
             [
-                Stage(widths[i], widths[i + 1], depths[i], strides[i], chosen["layer_type"], activation)
-                for i in range(len(sizes))
+                Stage(before, after, depth, stride, config.layer_type, activation)
+                for before, after, depth, stride in zip(widths[:-1], widths[1:], config.depths, strides, strict=True)
             ]
         )
-        self.out_indices = self._chosen_maps(settings, len(sizes))
+        # Not config.out_indices: it does not follow an out_features that was set afterwards.
+        self.out_indices = sorted(config.stage_names.index(name) for name in config.out_features)
         self.channels = [widths[index] for index in self.out_indices]
-
-    @staticmethod
-    def _chosen_maps(settings: dict[str, Any], stages: int) -> list[int]:
-        names = ["stem"] + [f"stage{number}" for number in range(1, stages + 1)]
-        features, indices = settings.get("out_features"), settings.get("out_indices")
-        if features is not None:
-            unknown = [name for name in features if name not in names]
-            if unknown:
-                raise ValueError(f"backbone_config out_features {unknown} do not exist, expected some of {names}")
-            return sorted(names.index(name) for name in features)
-        if indices is None:
-            return [stages]
-        if not all(-len(names) <= index < len(names) for index in indices):
-            raise ValueError(f"backbone_config out_indices {list(indices)} do not exist, expected 0 to {stages}")
-        return sorted(index % len(names) for index in indices)
 
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
         """Map (B, 3, H, W) pictures to the chosen maps, each (B, channels[i], H / stride, W / stride)."""

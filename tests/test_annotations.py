@@ -310,7 +310,7 @@ def test_wrong_panoptic_annotations_are_named(tmp_path):
 
 
 def test_dropped_boxes_are_mentioned(caplog):
-    from ddetr_lab.batch import warn_once
+    from ddetr_lab.advice import warn_once
 
     warn_once.cache_clear()
     for _ in range(2):

@@ -16,7 +16,7 @@ from ddetr_lab.backbone import (
     downsample_mask,
     load_efficientnet_lite0_weights,
 )
-from ddetr_lab.config import DeformableDetrConfig
+from ddetr_lab.config import DeformableDetrConfig, ResNetConfig
 from ddetr_lab.position_encoding import SinePositionEmbedding
 from tests.tiny import pictures, randomised, tiny_config
 
@@ -163,10 +163,18 @@ def test_pretrained_weights_without_a_network_say_what_to_do(error: OSError, mon
 
 def test_another_backbone_config_is_refused() -> None:
     config = tiny_config()
-    other = SimpleNamespace(to_dict=lambda: {"model_type": "swin"})
-    object.__setattr__(config, "backbone_config", other)
-    with pytest.raises(ValueError, match="model_type 'swin'; only 'resnet' is built in.*use_timm_backbone=True"):
-        Backbone(config)
+    for other in ({"model_type": "swin"}, SimpleNamespace(to_dict=lambda: {"model_type": "swin"})):
+        with pytest.raises(ValueError, match="model_type 'swin', expected 'resnet'.*use_timm_backbone=True"):
+            config.backbone_config = other
+    assert isinstance(config.backbone_config, ResNetConfig)
+
+
+def test_a_backbone_config_of_none_is_resnet_50() -> None:
+    config = tiny_config()
+    config.backbone_config = None
+    with torch.device("meta"):
+        backbone = Backbone(config)
+    assert backbone.channels == [2048] and len(backbone.model.encoder.stages[2].layers) == 6
 
 
 def test_feature_encoder_holds_both_parts_under_the_references_names() -> None:

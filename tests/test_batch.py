@@ -1,6 +1,5 @@
-"""Batches: access, conversion to tensors, moving, and the two helpers beside them."""
+"""Batches: access, conversion to tensors, moving."""
 
-import enum
 import pickle
 from collections.abc import Mapping
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddetr_lab.batch import BatchFeature, Choice, TensorType, warn_once
+from ddetr_lab.batch import BatchFeature
 
 
 def sample() -> BatchFeature:
@@ -88,14 +87,6 @@ def test_an_unknown_tensor_type_is_named():
         BatchFeature({"x": [1]}, "tf")
 
 
-def test_a_choice_of_another_library_is_understood():
-    class Foreign(str, enum.Enum):
-        PYTORCH = "pt"
-
-    assert TensorType(Foreign.PYTORCH) is TensorType.PYTORCH
-    assert TensorType.NUMPY == "np" and issubclass(TensorType, Choice)
-
-
 def test_a_dtype_changes_floats_but_no_targets():
     batch = sample()
     assert batch.to(torch.float16) is batch
@@ -133,9 +124,3 @@ def test_to_refuses_what_is_no_device(wrong):
         sample().to(wrong)
     with pytest.raises(ValueError, match="memory_format"):
         sample().to("cpu", memory_format=wrong)
-
-
-def test_advice_is_given_once(caplog):
-    for _ in range(3):
-        warn_once("ddetr_lab.test", "said by test_advice_is_given_once")
-    assert [record.getMessage() for record in caplog.records] == ["said by test_advice_is_given_once"]

@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -220,3 +221,23 @@ def test_a_lock_that_is_not_waited_for_is_refused_at_once(tmp_path: Path) -> Non
         pass
     with locked(tmp_path / "lock", wait=False):
         pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks on Windows")
+def test_a_lock_whose_file_is_removed_while_it_is_taken_is_taken_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, stat = tmp_path / "lock", Path.stat
+    calls: list[Path] = []
+
+    def removed_at_first(self: Path, **options: Any) -> os.stat_result:
+        calls.append(self)
+        if len(calls) == 1:
+            self.unlink()
+        return stat(self, **options)
+
+    monkeypatch.setattr(Path, "stat", removed_at_first)
+    with locked(path):
+        assert len(calls) == 2
+        with pytest.raises(BlockingIOError), locked(path, wait=False):
+            pass

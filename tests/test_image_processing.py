@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 import ddetr_lab
-from ddetr_lab.batch import BatchFeature, warn_once
+from ddetr_lab.advice import warn_once
+from ddetr_lab.batch import BatchFeature
 from ddetr_lab.image_processing import DeformableDetrImageProcessor
 from tests.pictures import SIZE, detection, panoptic, picture
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from ddetr_lab.batch import warn_once
+from ddetr_lab.advice import warn_once
 from ddetr_lab.image_processing import DeformableDetrImageProcessor
 from tests.pictures import detection, panoptic, picture
 
