@@ -148,8 +148,8 @@ class MapGroupNorm(nn.GroupNorm):
     """A group norm that stays exact for maps whose channels lie side by side in memory, as the backbone's may.
 
     For those PyTorch's kernel takes the variance to be the mean of the squares minus the square of the mean, which is a
-    small difference of large numbers where a group hardly varies over the picture: in narrow networks without training
-    0.03 off, where other layouts are 0.0002 off. Subtracting a number from a whole group changes nothing but that.
+    small difference of large numbers where a group hardly varies over the picture, as in narrow networks without
+    training. Subtracting one number from a whole group first changes nothing but that.
     """
 
     def forward(self, x: Tensor) -> Tensor:
